@@ -1,8 +1,10 @@
 """Polls and streams: what a healthy pull costs, how fast messages arrive, how many are taken, and idle streams."""
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncIterator
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -10,11 +12,12 @@ import httpx
 import orjson
 
 from bench.cost import ITEMS, TURNS, Baseline, Cost, in_turns
-from bench.driver import CONNECTIONS, Published, seconds_to_arrival
+from bench.driver import CONNECTIONS, seconds_to_arrival
 from bench.flow import PATIENCE_S, RATE, RATE_S, latencies, latency_row
 from bench.meters import Cpu
-from bench.stack import EVERHOOK, TEMPORAL, BenchStack, embedded_stack
+from bench.stack import API_KEY, EVERHOOK, TEMPORAL, BenchStack, embedded_stack
 from bench.tables import Table, Tell, percentile, target
+from cli.dev.temporal import die_with_parent
 from testing.publisher import create_channel
 
 AT_ONCE, CONSUMERS = 100, 4
@@ -22,7 +25,6 @@ TAKEN = 10_000
 STREAMS = 500
 MOST_OF_EMPTY, MOST_OF_WEBHOOK = 1.15, 1.0
 TIMEOUT_S = 300.0
-ACK_EVERY_S = 0.1
 
 
 async def pulled(tell: Tell) -> Table:
@@ -40,7 +42,7 @@ async def pulled(tell: Tell) -> Table:
     engine = pull.ms(TEMPORAL) / empty.ms(TEMPORAL)
     arrival = percentile(stream, 0.95) / percentile(webhook, 0.95)
     return Table(
-        f"Polls and streams ({TURNS} turns of {ITEMS} pulls; {RATE} messages a second for {RATE_S} s)",
+        f"Polls and streams ({TURNS} turns of {ITEMS} pulls; {TURNS} turns of {RATE} messages a second for {RATE_S} s)",
         ("what", "figure"),
         [
             ("empty workflow, Temporal CPU ms", f"{empty.ms(TEMPORAL):.1f}"),
@@ -129,45 +131,51 @@ async def _pulled_endpoint(stack: BenchStack, channel: str) -> str:
 
 
 async def _latencies(stack: BenchStack, tell: Tell) -> tuple[list[float], list[float]]:
-    """Seconds from when messages were due to be published to their arrival: at a webhook, and on a stream."""
-    tell("publish to webhook")
-    webhook = await latencies(stack, "beside-streams", RATE)
-    tell("publish to stream")
-    gid = await _pulled_endpoint(stack, "streamed")
-    await stack.settled()
+    """Seconds from when messages were due to be published to their arrival: at a webhook and on a stream, in turns."""
+    webhook: list[float] = []
+    stream: list[float] = []
+    for turn in range(1, TURNS + 1):
+        tell(f"publish to webhook, turn {turn} of {TURNS}")
+        webhook += await latencies(stack, f"hooked-{turn}", RATE)
+        tell(f"publish to stream, turn {turn} of {TURNS}")
+        stream += await _latencies_of_stream(stack, f"streamed-{turn}")
+    return webhook, stream
+
+
+async def _latencies_of_stream(stack: BenchStack, channel: str) -> list[float]:
+    gid = await _pulled_endpoint(stack, channel)
     count = RATE * RATE_S
-    arrivals: dict[str, float] = {}
-    async with _stream(stack.client, gid, prefetch=500) as response:
-        reading = asyncio.create_task(_read(stack.client, gid, response, arrivals, count))
-        published: list[Published] = await stack.driver.publish_at("streamed", RATE, count)
+    async with _consumer(stack, gid, count) as arrived:
+        await stack.settled()
+        published = await stack.driver.publish_at(channel, RATE, count)
         async with asyncio.timeout(PATIENCE_S):
-            await reading
-    return webhook, list(seconds_to_arrival(published, arrivals))
+            return list(seconds_to_arrival(published, await arrived()))
 
 
-async def _read(
-    client: httpx.AsyncClient, gid: str, response: httpx.Response, arrivals: dict[str, float], count: int
-) -> None:
-    """Read messages, and acknowledge them together every now and then, as `everhook consume` does."""
-    unacknowledged: list[dict[str, Any]] = []
+@asynccontextmanager
+async def _consumer(
+    stack: BenchStack, gid: str, count: int
+) -> AsyncIterator[Callable[[], Awaitable[dict[str, float]]]]:
+    """`bench.consumer` with its stream open; a function that waits for its arrivals."""
+    [(_, port)] = stack.addresses
+    command = die_with_parent([sys.executable, "-m", "bench.consumer", str(port), gid, str(count)])
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    output = process.stdout
+    process.stdin.write(f"{API_KEY}\n".encode())
+    if await output.readline() != b"open\n":
+        raise RuntimeError("the consumer could not open its stream")
 
-    async def flush() -> None:
-        while True:
-            await asyncio.sleep(ACK_EVERY_S)
-            items = unacknowledged.copy()
-            unacknowledged.clear()
-            await acknowledge(client, gid, items)
+    async def arrived() -> dict[str, float]:
+        lines = (await output.read()).decode().splitlines()
+        return {gid: float(moment) for gid, moment in (line.split(" ") for line in lines)}
 
-    flusher = asyncio.create_task(flush())
-    async for line in response.aiter_lines():
-        if line.startswith('data: {"lease"'):
-            item = orjson.loads(line[6:])
-            arrivals.setdefault(item["messageGid"], time.monotonic())
-            unacknowledged.append(item)
-            if len(arrivals) == count:
-                break
-    flusher.cancel()
-    await acknowledge(client, gid, unacknowledged)
+    try:
+        yield arrived
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 @asynccontextmanager

@@ -235,7 +235,7 @@ async def held_by(connection: AsyncConnection, endpoint_gid: str, consumer: str)
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A locked row of the queue. `is_grouped`: others may wait for the delivery."""
+    """A row of the queue. `is_grouped`: others may wait for the delivery."""
 
     delivery_gid: str
     round: int
@@ -280,6 +280,12 @@ async def lock_expired(connection: AsyncConnection, endpoint_gid: str, moment: d
     return [QueueRow(*row) for row in rows]
 
 
+async def rows_of(connection: AsyncConnection, endpoint_gid: str, delivery_gids: Iterable[str]) -> dict[str, QueueRow]:
+    """The rows of those of these deliveries that an endpoint has."""
+    rows = await connection.execute(_OF_ENDPOINT, {"gids": sorted(set(delivery_gids)), "endpoint": endpoint_gid})
+    return {row.delivery_gid: QueueRow(*row) for row in rows}
+
+
 async def lock_rows(
     connection: AsyncConnection, endpoint_gid: str | None, delivery_gids: Iterable[str]
 ) -> dict[str, QueueRow]:
@@ -290,13 +296,13 @@ async def lock_rows(
     return {row.delivery_gid: QueueRow(*row) for row in rows}
 
 
-_LOCKED = (
+_ROWS = (
     select(*_COLUMNS)
     .where(_QUEUE.c.delivery_gid.in_(bindparam("gids", expanding=True)))
     .order_by(_QUEUE.c.delivery_gid)
-    .with_for_update()
 )
-_LOCKED_OF_ENDPOINT = _LOCKED.where(_QUEUE.c.endpoint_gid == bindparam("endpoint"))
+_OF_ENDPOINT = _ROWS.where(_QUEUE.c.endpoint_gid == bindparam("endpoint"))
+_LOCKED, _LOCKED_OF_ENDPOINT = _ROWS.with_for_update(), _OF_ENDPOINT.with_for_update()
 
 
 async def lock_consumer(

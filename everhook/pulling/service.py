@@ -482,21 +482,24 @@ class PullQueue:
         issuer: Issuer,
         also: Callable[[Connection, Sequence[LeaseResult]], Awaitable[None]] | None,
     ) -> tuple[Sequence[LeaseResult], _Aftermath]:
-        leases = [Lease.parse(line.lease) for line in lines]
-        gids = {lease.delivery_gid for lease in leases if lease is not None}
-        after = _Aftermath()
-        # Before the writer is taken, which publishes wait for: what a lease's delivery is does not change while the
-        # lease is current.
+        gids = {lease.delivery_gid for line in lines if (lease := Lease.parse(line.lease)) is not None}
+        # Publishes wait for the writer, so the lines are taken, and their receipts signed, before it is: again if a row
+        # has changed since.
         async with self._database.read_connection() as connection:
             inputs = await self._inputs(connection, sorted(gids))
             state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
-        after.in_streak = _in_streak(state)
-        async with self._database.write_connection() as connection:
-            rows = await queue.lock_rows(connection, endpoint.gid, gids)
+            rows = await queue.rows_of(connection, endpoint.gid, gids)
             moment = await queue.database_time(connection)
-            over = await queue.statuses(connection, endpoint.gid, gids - rows.keys())
-            desk = _Desk(endpoint, rows, inputs, over, moment, address, issuer)
-            results = [desk.take(line, lease) for line, lease in zip(lines, leases, strict=True)]
+        desk = _Desk(endpoint, rows, inputs, {}, moment, address, issuer)
+        results = desk.take_all(lines)
+        after = _Aftermath(in_streak=_in_streak(state))
+        async with self._database.write_connection() as connection:
+            locked = await queue.lock_rows(connection, endpoint.gid, gids)
+            if locked != rows or len(rows) < len(gids):
+                moment = await queue.database_time(connection)
+                over = await queue.statuses(connection, endpoint.gid, gids - locked.keys())
+                desk = _Desk(endpoint, locked, inputs, over, moment, address, issuer)
+                results = desk.take_all(lines)
             await queue.remove(connection, desk.acked)
             await queue.change(connection, list(desk.changes.values()))
             for row, attempted in desk.attempted:
@@ -559,7 +562,7 @@ class PullQueue:
 
 
 class _Desk:
-    """Takes the lines of one call, in order, on locked rows. Pure."""
+    """Takes the lines of one call, in order, on rows of the queue. Pure."""
 
     def __init__(
         self,
@@ -583,8 +586,11 @@ class _Desk:
         self.changes: dict[str, dict[str, Any]] = {}
         self.attempted: list[tuple[QueueRow, Attempted]] = []
 
-    def take(self, line: Ack | Nack | Extend, lease: Lease | None) -> LeaseResult:
-        """What one line does."""
+    def take_all(self, lines: Sequence[Ack | Nack | Extend]) -> Sequence[LeaseResult]:
+        """What the lines do, one after the other."""
+        return [self._take(line, Lease.parse(line.lease)) for line in lines]
+
+    def _take(self, line: Ack | Nack | Extend, lease: Lease | None) -> LeaseResult:
         row = self._rows.get(lease.delivery_gid) if lease is not None else None
         if lease is None or (row is None and lease.delivery_gid not in self._over):
             return LeaseResult(line.lease, LeaseStatus.UNKNOWN)

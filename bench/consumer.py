@@ -1,0 +1,75 @@
+"""A consumer of a stream that costs next to nothing, in a process of its own, as receivers of webhooks are.
+
+`python -m bench.consumer PORT ENDPOINT_GID COUNT` with the API key on standard input: prints a line when the stream is
+open, acknowledges what it received every `ACK_EVERY_S`, as `everhook consume` does, and ends after so many messages. It
+prints a line for each of them: the gid, and when it first arrived by this machine's monotonic clock.
+"""
+
+import asyncio
+import sys
+import time
+from http import HTTPStatus
+
+import orjson
+
+from bench.connection import Connection
+from everhook import event_loop
+
+ACK_EVERY_S = 0.1
+PREFETCH = 500
+_DATA = b'data: {"lease"'
+
+
+async def consume(port: int, gid: str, count: int, api_key: str) -> dict[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"host: bench\r\nauthorization: Bearer {api_key}\r\n"
+    writer.write(f"GET /v1/endpoints/{gid}/stream?prefetch={PREFETCH} HTTP/1.1\r\n{head}\r\n".encode())
+    status = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+    if int(status) != HTTPStatus.OK:
+        raise RuntimeError(f"the stream responded with {status.decode()}")
+    print("open", flush=True)
+
+    arrivals: dict[str, float] = {}
+    leases: list[str] = []
+    acks = await Connection.open("127.0.0.1", port)
+
+    async def acknowledge() -> None:
+        if not leases:
+            return
+        body = orjson.dumps({"acks": [{"lease": lease} for lease in leases]})
+        leases.clear()
+        request = f"POST /v1/endpoints/{gid}/acks HTTP/1.1\r\n{head}content-type: application/json\r\n"
+        status, response = await acks.send(f"{request}content-length: {len(body)}\r\n\r\n".encode() + body)
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"POST /acks: {status} {response[:300].decode(errors='replace')}")
+
+    all_arrived = asyncio.Event()
+
+    async def acknowledge_all() -> None:
+        while not all_arrived.is_set():
+            await event_loop.sleep_unless(all_arrived, ACK_EVERY_S)
+            await acknowledge()
+
+    acknowledging = asyncio.create_task(acknowledge_all())
+    while len(arrivals) < count:
+        line = await reader.readuntil(b"\n")  # no event is in two chunks
+        if line.startswith(_DATA):
+            item = orjson.loads(line.removeprefix(b"data: "))
+            arrivals.setdefault(item["messageGid"], time.monotonic())
+            leases.append(item["lease"])
+    all_arrived.set()
+    await acknowledging
+    writer.close()
+    return arrivals
+
+
+def main() -> None:
+    port, gid, count = sys.argv[1:]
+    api_key = sys.stdin.readline().strip()
+    arrivals = event_loop.run(consume(int(port), gid, int(count), api_key))
+    for message_gid, moment in arrivals.items():
+        print(message_gid, moment)
+
+
+if __name__ == "__main__":
+    main()
