@@ -34,8 +34,11 @@ async def consume(port: int, gid: str, count: int, api_key: str) -> dict[str, fl
     acks = await Connection.open("127.0.0.1", port)
 
     async def acknowledge() -> None:
+        nonlocal acks
         if not leases:
             return
+        if acks.is_closed:
+            acks = await Connection.open("127.0.0.1", port)
         body = orjson.dumps({"acks": [{"lease": lease} for lease in leases]})
         leases.clear()
         request = f"POST /v1/endpoints/{gid}/acks HTTP/1.1\r\n{head}content-type: application/json\r\n"

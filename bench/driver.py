@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from bench.connection import Connection
 
 CONNECTIONS = 20
 BATCH = 500
+SEED = 40
 TEXT = "x" * 400
 
 
@@ -47,16 +49,19 @@ class Driver:
         await asyncio.gather(*(run() for _ in range(min(connections, count))))
         return published
 
-    async def publish_at(self, channel: str, rate: float, count: int) -> list[Published]:
-        """Open loop: message i is sent i / rate seconds from now, whether or not earlier ones have been accepted."""
+    async def publish_at(self, channel: str, rate: float, count: int, *, at_random: bool = False) -> list[Published]:
+        """Open loop: message i is sent i / rate seconds from now, whether or not earlier ones have been accepted.
+        `at_random`: at the times of a Poisson process of this rate, the same in each call."""
         start = time.monotonic()
+        source = random.Random(SEED)
+        gaps = [source.expovariate(rate) if at_random else 1 / rate for _ in range(count)]
 
-        async def one(number: int) -> Published:
-            due = start + number / rate
+        async def one(number: int, after: float) -> Published:
+            due = start + after
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             return await self._publish(channel, number, due)
 
-        return await asyncio.gather(*(one(number) for number in range(count)))
+        return await asyncio.gather(*(one(number, after) for number, after in enumerate(itertools.accumulate(gaps))))
 
     async def publish_batches(self, channel: str, count: int, connections: int = 2) -> None:
         """Publish `count` messages in batches, as fast as this many connections can."""

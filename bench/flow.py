@@ -94,11 +94,13 @@ async def latency(tell: Tell) -> Table:
     )  # fmt: skip
 
 
-async def latencies(stack: BenchStack, name: str, rate: float, seconds: float = RATE_S) -> list[float]:
+async def latencies(
+    stack: BenchStack, name: str, rate: float, seconds: float = RATE_S, *, at_random: bool = False
+) -> list[float]:
     """Seconds from when each message was due to be published to its arrival, at a new endpoint."""
     endpoint = await stack.endpoint(name)
     await stack.settled()
-    published = await stack.driver.publish_at(endpoint.channel, rate, round(rate * seconds))
+    published = await stack.driver.publish_at(endpoint.channel, rate, round(rate * seconds), at_random=at_random)
     return await arrived(stack, endpoint.path, published)
 
 

@@ -131,12 +131,16 @@ async def _pulled_endpoint(stack: BenchStack, channel: str) -> str:
 
 
 async def _latencies(stack: BenchStack, tell: Tell) -> tuple[list[float], list[float]]:
-    """Seconds from when messages were due to be published to their arrival: at a webhook and on a stream, in turns."""
+    """Seconds from when messages were due to be published to their arrival: at a webhook and on a stream, in turns.
+
+    Messages come at random times, as from many publishers. At even intervals, what follows an attempt (its record and
+    its history workflow) falls between two messages, and what follows an acknowledgement of several does not.
+    """
     webhook: list[float] = []
     stream: list[float] = []
     for turn in range(1, TURNS + 1):
         tell(f"publish to webhook, turn {turn} of {TURNS}")
-        webhook += await latencies(stack, f"hooked-{turn}", RATE)
+        webhook += await latencies(stack, f"hooked-{turn}", RATE, at_random=True)
         tell(f"publish to stream, turn {turn} of {TURNS}")
         stream += await _latencies_of_stream(stack, f"streamed-{turn}")
     return webhook, stream
@@ -147,7 +151,7 @@ async def _latencies_of_stream(stack: BenchStack, channel: str) -> list[float]:
     count = RATE * RATE_S
     async with _consumer(stack, gid, count) as arrived:
         await stack.settled()
-        published = await stack.driver.publish_at(channel, RATE, count)
+        published = await stack.driver.publish_at(channel, RATE, count, at_random=True)
         async with asyncio.timeout(PATIENCE_S):
             return list(seconds_to_arrival(published, await arrived()))
 
