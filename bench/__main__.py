@@ -8,11 +8,11 @@ from rich.status import Status
 
 from bench import cost, dashboard, egress, flow, neighbours, ordering, pages, parked, pulling, receipts, replay, soak
 from bench.results import console, keep, measured, show
-from bench.tables import Table, Tell
+from bench.tables import Progress, Table
 from everhook import event_loop
 
 # Each has a fresh stack, if it needs one, so that one does not slow down the next.
-BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {
+BENCHMARKS: dict[str, Callable[[Progress], Awaitable[Table]]] = {
     "cost": cost.cost,
     "burst": flow.burst,
     "latency": flow.latency,
@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, Callable[[Tell], Awaitable[Table]]] = {
     "egress": egress.transport,
     "pages": pages.opened,
 }
-ON_REQUEST: dict[str, Callable[[Tell], Awaitable[Table]]] = {"soak": soak.embedded}
+ON_REQUEST: dict[str, Callable[[Progress], Awaitable[Table]]] = {"soak": soak.embedded}
 ALL = {**BENCHMARKS, **ON_REQUEST}
 
 HEADING = "Results of `make bench`"
@@ -44,12 +44,12 @@ async def run(names: list[str]) -> list[Table]:
     for name in names:
         # The spinner costs CPU that the benchmark needs.
         with console.status(name, refresh_per_second=1) as status:
-            tables.append(await measured(ALL[name], _teller(status, name)))
+            tables.append(await measured(ALL[name], _progress_of(status, name)))
         show(tables[-1])
     return tables
 
 
-def _teller(status: Status, name: str) -> Tell:
+def _progress_of(status: Status, name: str) -> Progress:
     return lambda text: status.update(f"{name}: {text}")
 
 

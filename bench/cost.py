@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from bench.driver import CONNECTIONS
 from bench.meters import Cpu, cpu_seconds
 from bench.stack import EVERHOOK, TEMPORAL, BenchStack, Endpoint, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 from cli.dev.temporal import die_with_parent
 from everhook.ids import delivery_workflow_id
 from everhook.temporal.client import connect
@@ -78,7 +78,7 @@ Measure = Callable[[int], Awaitable[Cost]]
 """Runs this many items and returns their cost."""
 
 
-async def cost(tell: Tell) -> Table:
+async def cost(progress: Progress) -> Table:
     """An empty workflow, a naive one, and deliveries with each kind of history, in turns.
 
     In turns, because the cost of Temporal grows with its store, and each until the stack is idle: much of the work for
@@ -86,10 +86,10 @@ async def cost(tell: Tell) -> Table:
     """
     async with embedded_stack("all") as stack, Baseline.started(stack) as baseline:
         deliveries = await Deliveries.prepared(stack)
-        empty, naive, everything = await in_turns(tell, "all", baseline.empty, baseline.naive, deliveries.deliver)
+        empty, naive, everything = await in_turns(progress, "all", baseline.empty, baseline.naive, deliveries.deliver)
     async with embedded_stack("exceptions") as stack, Baseline.started(stack) as baseline:
         deliveries = await Deliveries.prepared(stack)
-        empty_again, exceptions = await in_turns(tell, "exceptions", baseline.empty, deliveries.deliver)
+        empty_again, exceptions = await in_turns(progress, "exceptions", baseline.empty, deliveries.deliver)
     idle = deliveries.idle.total * 1000
     empty += empty_again
     allowed = EXCEPTIONS_MS * empty.total_ms / REFERENCE_MS
@@ -116,12 +116,12 @@ async def cost(tell: Tell) -> Table:
     )  # fmt: skip
 
 
-async def in_turns(tell: Tell, history: str, *measures: Measure) -> list[Cost]:
+async def in_turns(progress: Progress, history: str, *measures: Measure) -> list[Cost]:
     for measure in measures:
         await measure(WARM_UP)
     totals: list[Cost] = []
     for turn in range(1, TURNS + 1):
-        tell(f"history {history}, turn {turn} of {TURNS}")
+        progress(f"history {history}, turn {turn} of {TURNS}")
         costs = [await measure(ITEMS) for measure in measures]
         totals = [total + one for total, one in zip(totals, costs, strict=True)] if totals else costs
     return totals

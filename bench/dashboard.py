@@ -9,7 +9,7 @@ from statistics import median
 
 from bench.connection import Connection
 from bench.stack import API_KEY, EmbeddedStack, Endpoint, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 
 OPENINGS_A_SECOND = 10
 ROUNDS = 6
@@ -17,7 +17,7 @@ MESSAGES = 400
 MOST_LOST = 0.05
 
 
-async def watched(tell: Tell) -> Table:
+async def watched(progress: Progress) -> Table:
     """Deliveries a second with the overview opened ten times a second, against without; taken in turns."""
     alone: list[float] = []
     looked_at: list[float] = []
@@ -26,7 +26,7 @@ async def watched(tell: Tell) -> Table:
         endpoint = await stack.endpoint("watched")
         sent = await _deliver(stack, endpoint, 0)
         for number in range(ROUNDS):
-            tell(f"round {number + 1} of {ROUNDS}")
+            progress(f"round {number + 1} of {ROUNDS}")
             began = time.monotonic()
             sent = await _deliver(stack, endpoint, sent)
             alone.append(MESSAGES / (time.monotonic() - began))

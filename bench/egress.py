@@ -14,7 +14,7 @@ from ipaddress import ip_network
 import httpx
 
 from bench.receiver import receiver
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 from everhook.egress import EgressClient, EgressRules
 
 HOSTS = (1, 100, 1_000)
@@ -52,13 +52,13 @@ class Speed:
         return f"{self.rate:,.0f}/s, {self.cpu_us:,.0f} µs"
 
 
-async def transport(tell: Tell) -> Table:
+async def transport(progress: Progress) -> Table:
     speeds: dict[str, list[Speed]] = {name: [] for name in CLIENTS}
     async with receiver() as sink:
         for hosts in HOSTS:
             urls = [f"http://127.0.{1 + host // 250}.{1 + host % 250}:{sink.port}/hook" for host in range(hosts)]
             for name, (client, count) in CLIENTS.items():
-                tell(f"{hosts:,} hosts, {name}")
+                progress(f"{hosts:,} hosts, {name}")
                 speeds[name].append(await _best(client, urls, count))
     ours, *others = speeds.values()
     flat = ours[-1].cpu_us / ours[0].cpu_us

@@ -12,7 +12,7 @@ from statistics import median
 from bench.driver import CONNECTIONS, Published, seconds_to_arrival
 from bench.meters import cpu_seconds
 from bench.stack import BenchStack, EmbeddedStack, History, embedded_stack
-from bench.tables import Table, Tell, milliseconds, percentile, target
+from bench.tables import Progress, Table, milliseconds, percentile, target
 from cli.dev.temporal import die_with_parent
 
 BURST, BURSTS = 2_000, 3
@@ -28,14 +28,14 @@ OUTAGE_RATE, OUTAGE_S, OUTAGE_TURNS = 20, 15, 3
 MOST_WITHOUT_TEMPORAL = 1.1
 
 
-async def burst(tell: Tell) -> Table:
+async def burst(progress: Progress) -> Table:
     """Deliveries a second of bursts to one endpoint, with each kind of history."""
     rates: dict[History, list[float]] = {"exceptions": [], "all": []}
     own_ms: list[float] = []
     for history, found in rates.items():
         async with embedded_stack(history) as stack:
             for number in range(BURSTS):
-                tell(f"history {history}, burst {number + 1} of {BURSTS}")
+                progress(f"history {history}, burst {number + 1} of {BURSTS}")
                 rate, ms = await burst_rate(stack, f"burst-{number}")
                 found.append(rate)
                 own_ms.append(ms)
@@ -70,15 +70,15 @@ async def burst_rate(stack: BenchStack, name: str, count: int = BURST) -> tuple[
     return count / (last - published[0].sent), 1000 * own / count
 
 
-async def latency(tell: Tell) -> Table:
+async def latency(progress: Progress) -> Table:
     """Publish to arrival at steady rates, on a quiet machine and on one that is half busy."""
     measured: dict[str, list[float]] = {}
     async with embedded_stack() as stack:
         for rate in RATES:
-            tell(f"{rate} messages a second")
+            progress(f"{rate} messages a second")
             measured[f"{rate}/s"] = await latencies(stack, f"at-{rate}", rate)
             await stack.settled()
-        tell(f"{RATE} messages a second, both cores half busy")
+        progress(f"{RATE} messages a second, both cores half busy")
         async with half_busy():
             measured[f"{RATE}/s, every core kept half busy"] = await latencies(stack, "busy", RATE)
     quiet, busy = (percentile(measured[name], 0.95) for name in (f"{RATE}/s", f"{RATE}/s, every core kept half busy"))
@@ -131,7 +131,7 @@ async def half_busy(share: float = BUSY_SHARE) -> AsyncIterator[None]:
             await burner.wait()
 
 
-async def outage(tell: Tell) -> Table:
+async def outage(progress: Progress) -> Table:
     """Publish to 202 and publish to arrival, with Temporal running and suspended, in turns."""
     published: dict[str, list[Published]] = {"running": [], "suspended": []}
     async with embedded_stack() as stack:
@@ -140,7 +140,7 @@ async def outage(tell: Tell) -> Table:
         count = 100
         for turn in range(1, OUTAGE_TURNS + 1):
             for state, found in published.items():
-                tell(f"Temporal {state}, turn {turn} of {OUTAGE_TURNS}")
+                progress(f"Temporal {state}, turn {turn} of {OUTAGE_TURNS}")
                 await stack.receiver.wait_for(count, endpoint.path)
                 await stack.settled()
                 async with _suspended(stack, state == "suspended"):

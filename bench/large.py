@@ -31,7 +31,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.reconciling import ReconcilingActivities
 from activities.sealing import SealingActivities
 from bench.results import console, keep, measured, show
-from bench.tables import Table, Tell, milliseconds, percentile, target
+from bench.tables import Progress, Table, milliseconds, percentile, target
 from everhook import event_loop
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.machine import CircuitPolicy
@@ -108,8 +108,8 @@ class Result:
 
 
 @contextlib.asynccontextmanager
-async def _first_schema(rows: int, tell: Tell) -> AsyncIterator[PostgresServer]:
-    """A server whose database has the first schema, and so many deliveries."""
+async def _first_schema(rows: int, progress: Progress) -> AsyncIterator[PostgresServer]:
+    """A server whose database has the first schema and `rows` deliveries."""
     with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
         async with PostgresServer(Path(directory) / "postgres.log", options=SETTINGS) as server:
             url = async_url(server.url)
@@ -120,8 +120,8 @@ async def _first_schema(rows: int, tell: Tell) -> AsyncIterator[PostgresServer]:
                 while part := list(islice(lines, PART)):
                     await connection.copy_records_to_table(table, records=part, columns=columns)
                     done += len(part)
-                    tell(f"{done:,} rows of {table}")
-            tell("analyze")
+                    progress(f"{done:,} rows of {table}")
+            progress("analyze")
             await connection.execute("ANALYZE")
             await connection.close()
             yield server
@@ -247,10 +247,10 @@ class Publishers:
 
     def report(self, what: str, result: Result) -> str:
         """Check against the target, and say what was found."""
-        result.check(f"longest wait for a lock beside {what}", self.longest_lock_ms, BLOCKED_MS, "ms")
-        result.check(f"publishes refused beside {what}", len(self.refused), 0, "all")
+        result.check(f"longest wait for a lock during {what}", self.longest_lock_ms, BLOCKED_MS, "ms")
+        result.check(f"publishes refused during {what}", len(self.refused), 0, "all")
         return (
-            f"beside it {self.written:,} publishes, {len(self.refused)} refused, the slowest {self.slowest_ms:.0f} ms; "
+            f"meanwhile {self.written:,} publishes, {len(self.refused)} refused, the slowest {self.slowest_ms:.0f} ms; "
             f"longest wait for a lock {self.longest_lock_ms:.0f} ms"
         )
 
@@ -281,20 +281,20 @@ class Publishers:
         await connection.close()
 
 
-async def _upgrade(server: PostgresServer, result: Result, tell: Tell) -> None:
+async def _upgrade(server: PostgresServer, result: Result, progress: Progress) -> None:
     steps = (
         ("migrate, from the first schema", ["migrate"], True),
         ("migrate --partition", ["migrate", "--partition"], False),
     )
     for what, arguments, keys in steps:
-        tell(what)
+        progress(what)
         with tempfile.TemporaryDirectory() as directory:
             env = {"EVERHOOK_DATABASE_URL": async_url(server.url)}
             process = Process([sys.executable, "-m", "cli", *arguments], log=Path(directory) / "log", env=env)
             publishers = Publishers(server, keys=keys)
             took = await publishers.during(process.run(1_200))
-        beside = publishers.report(f"`{' '.join(arguments)}`", result)
-        result.add(what, f"{took:.1f} s; {beside}")
+        others = publishers.report(f"`{' '.join(arguments)}`", result)
+        result.add(what, f"{took:.1f} s; {others}")
     connection = await asyncpg.connect(server.url)
     await connection.execute("ANALYZE")
     await connection.close()
@@ -303,9 +303,9 @@ async def _upgrade(server: PostgresServer, result: Result, tell: Tell) -> None:
 # Passes
 
 
-async def _reconcile(database: Database, result: Result, tell: Tell) -> None:
+async def _reconcile(database: Database, result: Result, progress: Progress) -> None:
     """One pass of the reconciler's queries. Temporal is a stand-in that has every workflow."""
-    tell("a pass of the reconciler")
+    progress("a pass of the reconciler")
     temporal = FakeTemporal()
     async with database.reading() as session:
         dead = await session.execute(
@@ -326,9 +326,9 @@ async def _reconcile(database: Database, result: Result, tell: Tell) -> None:
     result.check("a pass of the reconciler", took, PASS_S, "s")
 
 
-async def _retention(server: PostgresServer, database: Database, result: Result, tell: Tell) -> None:
+async def _retention(server: PostgresServer, database: Database, result: Result, progress: Progress) -> None:
     for what, days in (("that finds nothing", 365), ("that drops a month", 35)):
-        tell(f"a pass of retention {what}")
+        progress(f"a pass of retention {what}")
         periods = RetentionPeriods(payloads=None, deliveries=timedelta(days=days), idempotency_keys=None)
         publishers = Publishers(server, keys=False)
         removed: list[int] = []
@@ -341,15 +341,15 @@ async def _retention(server: PostgresServer, database: Database, result: Result,
         result.add(what, f"{took:.1f} s, {removed[0]:,} messages; {publishers.report(what, result)}")
 
 
-async def _sealing(database: Database, result: Result, tell: Tell) -> None:
+async def _sealing(database: Database, result: Result, progress: Progress) -> None:
     keyring = KeyRing([MASTER_KEY])
     for number in range(SEALED_TENANTS):
-        tell(f"receipts of {number} of {SEALED_TENANTS} tenants")
+        progress(f"receipts of {number} of {SEALED_TENANTS} tenants")
         tenant_gid = new_gid(Kind.TENANT)
         async with database.writing() as session:
             session.add(Tenant(gid=tenant_gid, name=f"sealed-{number}"))
         await Log(database, tenant_gid, keyring).grow(SEALED_RECEIPTS, verdict=Verdict.DELIVERED)
-    tell("sealing")
+    progress("sealing")
     started = time.monotonic()
     sealed = await ActivityEnvironment().run(SealingActivities(database, keyring).seal_receipts)
     took = time.monotonic() - started
@@ -360,11 +360,11 @@ async def _sealing(database: Database, result: Result, tell: Tell) -> None:
 # Through the API
 
 
-async def _lists(api: Api, result: Result, tell: Tell) -> None:
+async def _lists(api: Api, result: Result, progress: Progress) -> None:
     endpoint = (await api.get("/v1/endpoints", limit=1)).json()["data"][0]["endpointGid"]
     long_ago = f"{now() - SPREAD / 2:%Y-%m-%dT%H:%M:%SZ}"
     for what, path in LISTS.items():
-        tell(what)
+        progress(what)
         seconds = []
         for _ in range(OPENINGS):
             started = time.monotonic()
@@ -375,8 +375,8 @@ async def _lists(api: Api, result: Result, tell: Tell) -> None:
         result.check(what, median(seconds) * 1_000, LIST_MS, "ms")
 
 
-async def _publish(api: Api, result: Result, tell: Tell) -> None:
-    tell("publishing")
+async def _publish(api: Api, result: Result, progress: Progress) -> None:
+    progress("publishing")
     seconds = []
     for number in range(PUBLISHED):
         started = time.monotonic()
@@ -387,9 +387,9 @@ async def _publish(api: Api, result: Result, tell: Tell) -> None:
     result.check("p95 of a publish", p95 * 1_000, PUBLISH_MS, "ms")
 
 
-async def _cost(server: PostgresServer, api: Api, receiver: ReceiverProcess, tell: Tell) -> float:
+async def _cost(server: PostgresServer, api: Api, receiver: ReceiverProcess, progress: Progress) -> float:
     """CPU milliseconds of a delivery: of this process, which is the API and sends, and of PostgreSQL."""
-    tell("the cost of a delivery")
+    progress("the cost of a delivery")
     name = "cost"
     await api.channel(name)
     await api.endpoint(receiver.url_for(f"/{name}"), channel=name)
@@ -422,24 +422,24 @@ async def _api(url: str) -> AsyncIterator[Api]:
         yield api
 
 
-def bench(rows: int) -> Callable[[Tell], Awaitable[Table]]:
-    async def large(tell: Tell) -> Table:
+def bench(rows: int) -> Callable[[Progress], Awaitable[Table]]:
+    async def large(progress: Progress) -> Table:
         result = Result()
         with tempfile.TemporaryDirectory() as directory:
             async with ReceiverProcess(Path(directory)) as receiver:
-                few = await _cost_with(FEW, receiver, tell)
-                async with _first_schema(rows, tell) as server:
-                    await _upgrade(server, result, tell)
+                few = await _cost_with(FEW, receiver, progress)
+                async with _first_schema(rows, progress) as server:
+                    await _upgrade(server, result, progress)
                     url = async_url(server.url)
                     async with _api(url) as api:
                         await api.channel("to-nowhere")
-                        await _lists(api, result, tell)
-                        await _publish(api, result, tell)
-                        many = await _cost(server, api, receiver, tell)
+                        await _lists(api, result, progress)
+                        await _publish(api, result, progress)
+                        many = await _cost(server, api, receiver, progress)
                     database = Database(url)
-                    await _reconcile(database, result, tell)
-                    await _sealing(database, result, tell)
-                    await _retention(server, database, result, tell)
+                    await _reconcile(database, result, progress)
+                    await _sealing(database, result, progress)
+                    await _retention(server, database, result, progress)
                     await database.close()
         result.add("a delivery", f"{many:.2f} ms of CPU; {few:.2f} ms with {FEW:,} rows")
         result.check(f"the cost of a delivery ÷ the cost with {FEW:,} rows", many / few, RATIO, "parts of one")
@@ -448,11 +448,11 @@ def bench(rows: int) -> Callable[[Tell], Awaitable[Table]]:
     return large
 
 
-async def _cost_with(rows: int, receiver: ReceiverProcess, tell: Tell) -> float:
-    async with _first_schema(rows, tell) as server:
-        await _upgrade(server, Result(), tell)
+async def _cost_with(rows: int, receiver: ReceiverProcess, progress: Progress) -> float:
+    async with _first_schema(rows, progress) as server:
+        await _upgrade(server, Result(), progress)
         async with _api(async_url(server.url)) as api:
-            return await _cost(server, api, receiver, tell)
+            return await _cost(server, api, receiver, progress)
 
 
 ABOUT = "PostgreSQL on this machine. Take ratios, not the figures: machines differ."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from bench.stack import EVERHOOK, BenchStack, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 
 COUNT, SHORT, LONG = 10_000, 100, 5_000
 PLAIN = 4_000
@@ -28,7 +28,7 @@ class _Run:
     last_ms: float
 
 
-async def ordered(tell: Tell) -> Table:
+async def ordered(progress: Progress) -> Table:
     """The CPU of Everhook for a message, in many groups and in a long one, and whether the order was kept."""
     async with embedded_stack("exceptions") as stack:
         runs: dict[str, _Run] = {}
@@ -37,7 +37,7 @@ async def ordered(tell: Tell) -> Table:
             (f"{COUNT // SHORT} groups of {SHORT}", COUNT, SHORT),
             (f"one group of {LONG:,}", LONG, LONG),
         ):
-            tell(title)
+            progress(title)
             runs[title] = await _run(stack, f"order-{size}", count, size)
     _, short, long = runs.values()
     is_in_order = short.is_in_order and long.is_in_order

@@ -19,7 +19,7 @@ import asyncpg
 import httpx
 from playwright.async_api import Browser, async_playwright
 
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 from everhook.ids import Kind, first_gid_at
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
@@ -50,7 +50,7 @@ DELIVERY = ("gid", "tenant_gid", "message_gid", "endpoint_gid", "channel", "even
             "last_status_code")  # fmt: skip
 LISTS = {
     "overview": "/",
-    "endpoints, in trouble first": "/endpoints?sort=health",
+    "endpoints, the unhealthy first": "/endpoints?sort=health",
     "deliveries": "/deliveries",
     "deliveries of a rare type": "/deliveries?type=order.rare",
     "deliveries of a type that never was": "/deliveries?type=never.was",
@@ -66,7 +66,7 @@ LISTS = {
 }
 
 
-async def opened(tell: Tell) -> Table:
+async def opened(progress: Progress) -> Table:
     """The first page and each list, on SQLite and PostgreSQL."""
     rows: list[tuple[str, ...]] = []
     slowest: dict[int, float] = {}
@@ -74,7 +74,7 @@ async def opened(tell: Tell) -> Table:
     async with _chromium() as browser:
         for size in SIZES:
             for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
-                tell(f"{name}, {size:,} deliveries")
+                progress(f"{name}, {size:,} deliveries")
                 async with database(size) as url, _server(url) as server:
                     cold, bytes_sent = await _first_page(browser, server)
                     again = [(await _first_page(browser, server))[0] for _ in range(OPENINGS)]
@@ -82,8 +82,8 @@ async def opened(tell: Tell) -> Table:
                         "first page in Chromium, by the form that signs in; nothing kept in the browser": median(again),
                         **await _lists(server),
                     }
-                    rows.append((name, f"{size:,}", "that page as the first that a new server answers", f"{cold:.0f}"))
-                    rows += [(name, f"{size:,}", told, f"{ms:.0f}") for told, ms in measured.items()]
+                    rows.append((name, f"{size:,}", "that page as the first of a new server", f"{cold:.0f}"))
+                    rows += [(name, f"{size:,}", what, f"{ms:.0f}") for what, ms in measured.items()]
                     slowest[size] = max(slowest.get(size, 0), *measured.values())
     notes = [
         target(f"slowest page with {size:,} deliveries, ms", ms, ms < MOST_MS, f"< {MOST_MS}")

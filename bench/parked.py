@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from bench.stack import EVERHOOK, TEMPORAL, EmbeddedStack, Endpoint, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 
 PARKED = 50_000
 PARK_TIMEOUT_S = 240.0
@@ -36,7 +36,7 @@ class _Memory:
         self.everhook = max(self.everhook, stack.meter.resident_mb(EVERHOOK))
 
 
-async def parked(tell: Tell) -> Table:
+async def parked(progress: Progress) -> Table:
     """Accept and park them, then resume the endpoint and watch the ramp."""
     async with embedded_stack() as stack:
         endpoint = await stack.endpoint("parked")
@@ -46,12 +46,12 @@ async def parked(tell: Tell) -> Table:
         began = time.monotonic()
         await stack.driver.publish_batches(endpoint.channel, PARKED)
         accepted_s = time.monotonic() - began
-        count = await _until_parked(stack, endpoint, memory, tell)
+        count = await _until_parked(stack, endpoint, memory, progress)
         parked_s = time.monotonic() - began if count >= PARKED else float("inf")
         grown = memory.peak - memory.before  # what was parked; released deliveries may take memory
-        tell("resumed")
+        progress("resumed")
         await stack.command(endpoint, "resume")
-        ramp = await _ramp(stack, endpoint, memory, tell)
+        ramp = await _ramp(stack, endpoint, memory, progress)
     full = ramp[FULL_AFTER_S:]
     rate = sum(full) / len(full)
     return Table(
@@ -77,13 +77,13 @@ async def parked(tell: Tell) -> Table:
     )  # fmt: skip
 
 
-async def _until_parked(stack: EmbeddedStack, endpoint: Endpoint, memory: _Memory, tell: Tell) -> int:
+async def _until_parked(stack: EmbeddedStack, endpoint: Endpoint, memory: _Memory, progress: Progress) -> int:
     """Wait until every delivery is parked, for some time at most; returns how many are."""
     give_up_at = time.monotonic() + PARK_TIMEOUT_S
     while True:
         memory.look(stack)
         count = _parked(stack, endpoint)
-        tell(f"{count:,} parked, Temporal {memory.peak:.0f} MB, Everhook {memory.everhook:.0f} MB")
+        progress(f"{count:,} parked, Temporal {memory.peak:.0f} MB, Everhook {memory.everhook:.0f} MB")
         if count >= PARKED or time.monotonic() > give_up_at:
             return count
         await asyncio.sleep(1)
@@ -96,12 +96,12 @@ def _parked(stack: EmbeddedStack, endpoint: Endpoint) -> int:
     return int(count)
 
 
-async def _ramp(stack: EmbeddedStack, endpoint: Endpoint, memory: _Memory, tell: Tell) -> list[int]:
+async def _ramp(stack: EmbeddedStack, endpoint: Endpoint, memory: _Memory, progress: Progress) -> list[int]:
     """Arrivals by second, from the first arrival on."""
     await stack.receiver.wait_for(1, endpoint.path, PARK_TIMEOUT_S)
     for second in range(RAMP_S):
         memory.look(stack)
-        tell(f"resumed {second} s ago")
+        progress(f"resumed {second} s ago")
         await asyncio.sleep(1)
     times = sorted((await stack.receiver.arrivals(endpoint.path)).values())
     by_second = Counter(int(moment - times[0]) for moment in times)

@@ -16,7 +16,7 @@ from bench.driver import CONNECTIONS, seconds_to_arrival
 from bench.flow import PATIENCE_S, RATE, RATE_S, latencies, latency_row
 from bench.meters import Cpu
 from bench.stack import API_KEY, EVERHOOK, TEMPORAL, BenchStack, embedded_stack
-from bench.tables import Table, Tell, percentile, target
+from bench.tables import Progress, Table, percentile, target
 from cli.dev.temporal import die_with_parent
 from testing.publisher import create_channel
 
@@ -27,17 +27,17 @@ MOST_OF_EMPTY, MOST_OF_WEBHOOK = 1.15, 1.0
 TIMEOUT_S = 300.0
 
 
-async def pulled(tell: Tell) -> Table:
-    """The cost of a healthy pull beside an empty workflow; publish to stream beside publish to webhook; polls with
+async def pulled(progress: Progress) -> Table:
+    """The cost of a healthy pull next to an empty workflow; publish to stream next to publish to webhook; polls with
     acknowledgements a second; the memory of idle streams."""
     async with embedded_stack("all") as stack, Baseline.started(stack) as baseline:
         pulls = await Pulls.prepared(stack, "cost")
-        tell("the cost of a pull")
-        empty, pull = await in_turns(tell, "all", baseline.empty, pulls.deliver)
-        webhook, stream = await _latencies(stack, tell)
-        tell(f"{TAKEN:,} messages, {CONSUMERS} consumers")
+        progress("the cost of a pull")
+        empty, pull = await in_turns(progress, "all", baseline.empty, pulls.deliver)
+        webhook, stream = await _latencies(stack, progress)
+        progress(f"{TAKEN:,} messages, {CONSUMERS} consumers")
         rate = await (await Pulls.prepared(stack, "rate")).rate(TAKEN)
-        tell(f"{STREAMS} idle streams")
+        progress(f"{STREAMS} idle streams")
         memory = await _memory_of_streams(stack)
     engine = pull.ms(TEMPORAL) / empty.ms(TEMPORAL)
     arrival = percentile(stream, 0.95) / percentile(webhook, 0.95)
@@ -130,7 +130,7 @@ async def _pulled_endpoint(stack: BenchStack, channel: str) -> str:
     return gid
 
 
-async def _latencies(stack: BenchStack, tell: Tell) -> tuple[list[float], list[float]]:
+async def _latencies(stack: BenchStack, progress: Progress) -> tuple[list[float], list[float]]:
     """Seconds from when messages were due to be published to their arrival: at a webhook and on a stream, in turns.
 
     Messages come at random times, as from many publishers. At even intervals, what follows an attempt (its record and
@@ -139,9 +139,9 @@ async def _latencies(stack: BenchStack, tell: Tell) -> tuple[list[float], list[f
     webhook: list[float] = []
     stream: list[float] = []
     for turn in range(1, TURNS + 1):
-        tell(f"publish to webhook, turn {turn} of {TURNS}")
+        progress(f"publish to webhook, turn {turn} of {TURNS}")
         webhook += await latencies(stack, f"hooked-{turn}", RATE, at_random=True)
-        tell(f"publish to stream, turn {turn} of {TURNS}")
+        progress(f"publish to stream, turn {turn} of {TURNS}")
         stream += await _latencies_of_stream(stack, f"streamed-{turn}")
     return webhook, stream
 

@@ -12,7 +12,7 @@ from random import Random
 
 from bench.cost import ITEMS, WARM_UP, Deliveries
 from bench.stack import EVERHOOK, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 from everhook.contracts import AttemptRecord, Verdict
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.ids import Kind, new_gid
@@ -42,20 +42,20 @@ MOST_SHARE = 0.05
 KEYRING = KeyRing([new_master_key()])
 
 
-async def receipts(tell: Tell) -> Table:
+async def receipts(progress: Progress) -> Table:
     """What a receipt adds to Everhook's CPU a delivery, and how long sealing takes on each database."""
-    tell("deliveries")
+    progress("deliveries")
     async with embedded_stack() as stack:
         deliveries = await Deliveries.prepared(stack)
         await deliveries.deliver(WARM_UP)
         delivery_ms = (await deliveries.deliver(ITEMS)).ms(EVERHOOK)
-    tell("recording without and with receipts")
+    progress("recording without and with receipts")
     async with sqlite() as database:
         without, with_receipt = await recording_ms(database)
     share = (with_receipt - without) / (delivery_ms - (with_receipt - without))
     seals = []
     for name, opened in (("SQLite", sqlite), ("PostgreSQL", postgres)):
-        tell(f"sealing on {name}")
+        progress(f"sealing on {name}")
         async with opened() as database:
             seals.append((name, (await sealing_time(database, SEALED)).total_seconds()))
     return Table(

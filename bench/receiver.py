@@ -39,7 +39,7 @@ class Receiver:
         return first
 
     async def wait_for(self, count: int, path: str, timeout: float = 300.0) -> int:
-        """Wait until so many requests have arrived; returns how many had when the time was over."""
+        """Wait until this many requests have arrived; returns how many had when the time was over."""
         give_up_at = time.monotonic() + timeout
         while True:
             seen = await self.count(path)

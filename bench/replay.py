@@ -1,11 +1,11 @@
-"""Fresh deliveries beside a replay of very many messages."""
+"""Fresh deliveries next to a replay of very many messages."""
 
 import os
 from datetime import UTC, datetime, timedelta
 
 from bench.flow import arrived, latencies, latency_row
 from bench.stack import EmbeddedStack, embedded_stack
-from bench.tables import Table, Tell, percentile, target
+from bench.tables import Progress, Table, percentile, target
 from testing.publisher import create_channel, create_endpoint
 
 REPLAYED = int(os.environ.get("EVERHOOK_BENCH_REPLAYED", "100000"))
@@ -17,32 +17,32 @@ OLD = "replayed"
 MOST_RATIO = 1.5
 
 
-async def fresh(tell: Tell) -> Table:
+async def fresh(progress: Progress) -> Table:
     """The latency of fresh messages alone, and while another endpoint gets the messages from before it existed."""
     async with embedded_stack() as stack:
         await stack.endpoint("warm-up")
         await stack.driver.publish("warm-up", 100)
-        tell(f"publishing the {REPLAYED:,} messages to be replayed")
+        progress(f"publishing the {REPLAYED:,} messages to be replayed")
         await create_channel(stack.client, OLD)
         await stack.driver.publish_batches(OLD, REPLAYED)
         await stack.settled()
-        tell("fresh messages alone")
+        progress("fresh messages alone")
         alone = await latencies(stack, "alone", FRESH_RATE, FRESH_S)
         await stack.settled()
-        tell("fresh messages beside the replay")
+        progress("fresh messages next to the replay")
         gid = await _replay(stack)
-        fresh = await stack.endpoint("beside")
+        fresh = await stack.endpoint("during")
         published = await stack.driver.publish_at(fresh.channel, FRESH_RATE, int(FRESH_RATE * FRESH_S))
         batch = (await stack.client.get(f"/v1/batches/{gid}")).raise_for_status().json()
-        beside = await arrived(stack, fresh.path, published, PATIENCE_S)
+        during = await arrived(stack, fresh.path, published, PATIENCE_S)
         await stack.client.post(f"/v1/batches/{gid}/cancel")
-    ratio = percentile(beside, 0.95) / percentile(alone, 0.95)
+    ratio = percentile(during, 0.95) / percentile(alone, 0.95)
     return Table(
-        f"Fresh messages beside a replay of {REPLAYED:,} messages",
+        f"Fresh messages next to a replay of {REPLAYED:,} messages",
         ("fresh messages", "p50", "p95", "p99"),
-        [latency_row("alone", alone), latency_row("beside it", beside)],
+        [latency_row("alone", alone), latency_row("next to it", during)],
         [
-            target("p95 beside / alone", ratio, ratio <= MOST_RATIO, f"at most {MOST_RATIO}"),
+            target("p95 next to it / alone", ratio, ratio <= MOST_RATIO, f"at most {MOST_RATIO}"),
             f"{batch['started']:,} deliveries were replayed meanwhile, in {FRESH_S:.0f} s.",
         ],
     )

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.meters import Others
-from bench.tables import Table, Tell
+from bench.tables import Progress, Table
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 console = Console()
 
 
-async def measured(benchmark: Callable[[Tell], Awaitable[Table]], tell: Tell) -> Table:
+async def measured(benchmark: Callable[[Progress], Awaitable[Table]], progress: Progress) -> Table:
     """Run a benchmark. Its table also says how busy other processes kept the machine."""
     async with Others() as others:
-        table = await benchmark(tell)
+        table = await benchmark(progress)
     used = f"Other processes used {others.cores:.2f} of {os.cpu_count()} cores meanwhile."
     return replace(table, notes=[*table.notes, used])
 

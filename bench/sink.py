@@ -1,8 +1,8 @@
 """A receiver that costs next to nothing: 200 to every POST, on every address of this machine.
 
-Run as a process of its own, so that its CPU is not the client's: `python -m bench.sink` prints its port.
+Run as a separate process, so that its CPU is not the client's: `python -m bench.sink` prints its port.
 
-- `/after-2000/name` is answered after 2,000 ms.
+- `/after-2000/name` gets its response after 2,000 ms.
 - `GET /_count?PATH` returns how many POSTs to PATH have arrived.
 - `GET /_arrivals?PATH` returns a line for each of them: `webhook-id`, and when it arrived by this machine's monotonic
   clock, which is the same in all processes.

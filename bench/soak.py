@@ -5,7 +5,7 @@ import time
 
 from bench.flow import arrived, latency_row
 from bench.stack import BenchStack, embedded_stack
-from bench.tables import Table, Tell, target
+from bench.tables import Progress, Table, target
 
 AN_HOUR = 100_000
 MINUTES = 10
@@ -14,12 +14,12 @@ MOST_SHARE, MOST_MB = 0.05, 8.0
 """Growth beyond both counts; less is normal between garbage collections."""
 
 
-async def embedded(tell: Tell) -> Table:
+async def embedded(progress: Progress) -> Table:
     async with embedded_stack() as stack:
-        return await soak(stack, tell, "embedded")
+        return await soak(stack, progress, "embedded")
 
 
-async def soak(stack: BenchStack, tell: Tell, shape: str) -> Table:
+async def soak(stack: BenchStack, progress: Progress, shape: str) -> Table:
     """100,000 messages an hour. The first minute does not count: caches fill.
 
     Compared is the least memory of minutes 2 and 3 with the least of the last 2: between its collections, a process
@@ -33,7 +33,7 @@ async def soak(stack: BenchStack, tell: Tell, shape: str) -> Table:
     while time.monotonic() - began < seconds:
         await asyncio.sleep(SAMPLE_S)
         samples.append(stack.meter.private_mb())
-        tell(f"minute {(time.monotonic() - began) / 60:.1f} of {MINUTES}: " + _shown(samples[-1]))
+        progress(f"minute {(time.monotonic() - began) / 60:.1f} of {MINUTES}: " + _shown(samples[-1]))
     reached = await arrived(stack, endpoint.path, await publishing)
     a_minute = round(60 / SAMPLE_S)
     early, late = _least(samples[a_minute : 3 * a_minute]), _least(samples[-2 * a_minute :])

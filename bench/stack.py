@@ -32,7 +32,7 @@ History = Literal["all", "exceptions"]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint subscribed to a channel of its own."""
+    """An endpoint subscribed to its own channel."""
 
     gid: str
     channel: str

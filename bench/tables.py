@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 """Shows at the terminal what is being measured."""
 
 

@@ -18,10 +18,10 @@ _EVENT_KEYS = {"id", "type", "data"}
 
 @dataclass(frozen=True)
 class ArrivalLine:
-    """A line of the receiver's ledger: one request that arrived, and the status line it was answered with.
+    """A line of the receiver's ledger: one request that arrived, and the status line of its response.
 
     `status` is None where no status line was sent (the client went away, or the script said so: see `fault`).
-    `run` and `seq` name the arrival: a request that is answered late has two lines, of which the last one counts.
+    `run` and `seq` name the arrival: a request with a late response has two lines, of which the last one counts.
     `at` is wall time, `monotonic` the machine's monotonic clock (comparable between processes), both in seconds.
     """
 
@@ -70,7 +70,7 @@ class Arrival:
     fault: str | None = None
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, whatever its case."""
+        """The first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     @property

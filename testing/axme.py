@@ -28,7 +28,7 @@ async def called(function: Callable[..., Result], *args: Any, **kwargs: Any) -> 
 
 
 async def listen(agent: AxmeClient, address: str, count: int = 1, since: int = 0) -> list[JSON]:
-    """Listen until so many intents came, then disconnect."""
+    """Listen until this many intents came, then disconnect."""
 
     def take() -> list[JSON]:
         deliveries: Iterator[JSON] = agent.listen(address, since=since, wait_seconds=5, timeout_seconds=15)
@@ -89,7 +89,7 @@ def client(port: int, key: str, **config: Any) -> AxmeClient:
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Served]:
-    """An API of its own. Temporal is stopped."""
+    """A separate API. Temporal is stopped."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]

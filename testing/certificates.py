@@ -1,4 +1,4 @@
-"""Certificate authorities made on the spot, good and bad."""
+"""Certificate authorities that tests create, valid and invalid."""
 
 import ssl
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""The checker behind "nothing accepted is ever lost": three ledgers that know nothing of each other, compared.
+"""The checker of "nothing accepted is ever lost": it compares three independent ledgers.
 
-What the publisher got `202` for, what arrived at the receiver (which ids, which bytes, answered how), and what the
+What the publisher got `202` for, what arrived at the receiver (which ids, which bytes, which response), and what the
 database says after the drain. `compare` reads the database and hands over to `check`, which is pure.
 """
 
@@ -34,7 +34,7 @@ class AckedDelivery:
 
 @dataclass(frozen=True)
 class Ack:
-    """A publish that was answered `202`: what was promised. Times in seconds: wall clock, and monotonic.
+    """A publish that got a `202`: what was promised. Times in seconds: wall clock, and monotonic.
 
     `due` is when an open-loop schedule wanted it sent (else when it was sent first), `tries` the requests it took.
     `not_before` is the `deliverAt` of a scheduled message (wall clock), `group` its `groupKey`.
@@ -57,7 +57,7 @@ class Ack:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A publish that never got an answer: it may or may not have been accepted, and may or may not arrive."""
+    """A publish that never got a response: it may or may not have been accepted, and may or may not arrive."""
 
     key: str
     payload_sha256: str
@@ -176,15 +176,15 @@ class Offence:
 class Report:
     """The comparison. `promised` counts the acknowledged (message, endpoint) pairs, `arrivals` all requests.
 
-    - `lost`: promised but not delivered, whichever ledger says so; or said to be delivered, and never arrived.
+    - `lost`: promised but not delivered according to any ledger; or said to be delivered, and never arrived.
     - `corrupt`: bytes other than the published ones arrived, or lie in the database.
-    - `unknown`: arrived though never promised (nor possibly accepted by a publish that got no answer), or cancelled.
+    - `unknown`: arrived though never promised (nor possibly accepted by a publish that got no response), or cancelled.
     - `broken`: arrived before its time, or out of the order of its group; or `"retry": false` with a second attempt.
     - `unfinished`: delivery rows that are neither delivered, dead-lettered nor discarded.
     - `dead_lettered`: promised pairs that ended as dead letters or discarded. With `"retry": false` that is no loss.
     - `duplicated`: per pair, how often a receiver would have acted on it beyond the once. Requests that the script
       refused (a status other than 2xx, or a fault) are retries and do not count.
-    - `unrecorded`: delivered rows without a delivered attempt on record, or with more arrivals than attempts.
+    - `unrecorded`: delivered rows without a recorded delivered attempt, or with more arrivals than attempts.
     """
 
     promised: int
@@ -336,7 +336,8 @@ class _Check:
         if may_die and row.status in _KEPT_OR_DROPPED:
             return None
         if not self._arrived(pair):
-            return f"no arrival answered 2xx ({len(self._by_pair.get(pair, ()))} in all); row {row.gid} is {row.status}"
+            count = len(self._by_pair.get(pair, ()))
+            return f"no arrival with a 2xx response ({count} in all); row {row.gid} is {row.status}"
         return None if row.status == _DELIVERED else f"arrived, but row {row.gid} is {row.status}"
 
     def _never_arrived(self) -> list[Offence]:

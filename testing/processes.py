@@ -76,7 +76,7 @@ def _die_with_parent() -> tuple[str, ...]:
 
 
 class Process:
-    """One child process in a group of its own, its output in a log file that grows over restarts.
+    """One child process in its own process group, its output in a log file that grows over restarts.
 
     `forked`: a command of the product, started in a fork of a process that has imported it (`testing.forks`).
     Start it from the main thread: the kernel ends it with the thread that started it.
@@ -167,7 +167,7 @@ class Process:
         return "\n".join([f"--- {self.name} ({self.log}, status {self.returncode})", *text[-lines:]])
 
     async def wait_ready(self, *, url: str | None = None, line: str | None = None, timeout: float = 30.0) -> None:
-        """Wait until `url` answers 200, or the output contains `line`. ProcessFailed if it ends first or is late."""
+        """Wait until `url` returns 200, or the output contains `line`. ProcessFailed if it ends first or is late."""
         async with httpx.AsyncClient(trust_env=False, timeout=2.0, verify=False) as client:
             deadline = time.monotonic() + timeout
             while not await self._is_ready(client, url, line):
@@ -199,7 +199,7 @@ class Process:
         return self.returncode or 0
 
     async def run(self, timeout: float = 60.0) -> str:
-        """Start it, wait for its end, and answer with its output. ProcessFailed on any status but 0."""
+        """Start it, wait for its end, and return its output. ProcessFailed on any status but 0."""
         self.start()
         if await self.wait(timeout) != 0:
             raise ProcessFailed(f"{self.name} failed\n{self.tail()}")

@@ -58,7 +58,7 @@ class PrometheusServer:
     async def _get(self, path: str, **params: str) -> dict[str, Any]:
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             response = await client.get(f"http://127.0.0.1:{self.port}/api/v1/{path}", params=params)
-        answer = response.json()
-        assert answer["status"] == "success", answer
-        data: dict[str, Any] = answer["data"]
+        body = response.json()
+        assert body["status"] == "success", body
+        data: dict[str, Any] = body["data"]
         return data

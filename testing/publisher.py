@@ -33,7 +33,7 @@ class CreatedEndpoint:
 
 
 class PublishRefused(Exception):
-    """The API answered with a status that a retry will not change."""
+    """The API responded with a status that a retry will not change."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(f"{response.status_code}: {response.text[:500]}")
@@ -41,7 +41,7 @@ class PublishRefused(Exception):
 
 
 class Publisher:
-    """Publishes over HTTP and writes down each `202`, and each publish that never got an answer.
+    """Publishes over HTTP and writes down each `202`, and each publish that never got a response.
 
     Endpoints must be made by `create_endpoint`, or named in `endpoints` (gid → URL), so that the ledger says where
     each delivery is promised to arrive. A publish is given up after `patience` seconds of errors.
@@ -87,7 +87,7 @@ class Publisher:
         due: float | None = None,
         **options: Any,
     ) -> Ack | None:
-        """Publish one message; None if it was given up without an answer. Raises PublishRefused on a 4xx.
+        """Publish one message; None if it was given up without a response. Raises PublishRefused on a 4xx.
 
         `options` as the API names them (`groupKey`, `endpointGid`, `retry`, …). The endpoints of a scheduled message
         are those that `create_endpoint` subscribed to the channel, without `events`.
@@ -99,12 +99,12 @@ class Publisher:
         if isinstance(call, str):
             self.ledger.gave_up(Unanswered(key, sha256(payload), call))
             return None
-        return self._acked(call.answer, outgoing, call, due)
+        return self._acked(call.response, outgoing, call, due)
 
     async def publish_transactional(
         self, channel: str, payloads: Sequence[bytes], options: Sequence[Mapping[str, Any]]
     ) -> list[Ack]:
-        """Publish messages in one transaction, each with its options; none if it was given up without an answer."""
+        """Publish messages in one transaction, each with its options; none if it was given up without a response."""
         key = str(uuid.uuid4())
         outgoing = [
             _Outgoing(channel, payload, f"{key}[{index}]", each)
@@ -116,7 +116,8 @@ class Publisher:
             for each in outgoing:
                 self.ledger.gave_up(Unanswered(each.key, sha256(each.payload), call))
             return []
-        return [self._acked(answer, each, call) for each, answer in zip(outgoing, call.answer["data"], strict=True)]
+        found = call.response["data"]
+        return [self._acked(response, each, call) for each, response in zip(outgoing, found, strict=True)]
 
     async def cancel(self, ack: Ack) -> bool:
         """Cancel a scheduled message, persistently. False if it was too late."""
@@ -127,15 +128,15 @@ class Publisher:
         return call.status == 200
 
     async def _persist(self, path: str, key: str, body: bytes, good: Collection[int] = (202,)) -> "_Call | str":
-        """Call until there is an answer; or why there was none in `patience` seconds."""
+        """Call until there is a response; or why there was none in `patience` seconds."""
         started = time.monotonic()
         error, tries = "", 0
         while time.monotonic() - started < self._patience:
-            answer = await self._try(path, key, body, good)
+            result = await self._try(path, key, body, good)
             tries += 1
-            if isinstance(answer, httpx.Response):
-                return _Call(answer.json(), answer.status_code, tries, started, time.monotonic())
-            error = answer
+            if isinstance(result, httpx.Response):
+                return _Call(result.json(), result.status_code, tries, started, time.monotonic())
+            error = result
             await asyncio.sleep(_BACKOFF_SECONDS[min(tries, len(_BACKOFF_SECONDS)) - 1])
         return error
 
@@ -149,10 +150,10 @@ class Publisher:
         payload: Payload = sample_payload,
         type: str | None = None,
     ) -> list[Ack]:
-        """Publish `n` messages and answer with those acknowledged.
+        """Publish `n` messages and return those that were acknowledged.
 
-        Closed loop: `concurrency` at a time. With `rate` open loop: message i is sent at i / rate seconds whatever
-        became of those before it, so that a stall shows in the latencies (count them from `Ack.due`).
+        Closed loop: `concurrency` at a time. With `rate` open loop: message i is sent at i / rate seconds,
+        independently of those before it, so that a stall shows in the latencies (count them from `Ack.due`).
         """
         if rate is not None:
             acks = await self._open_loop(channel, n, rate, payload, type)
@@ -184,7 +185,7 @@ class Publisher:
         return await asyncio.gather(*(one(i) for i in range(n)))
 
     async def _try(self, path: str, key: str, body: bytes, good: Collection[int]) -> httpx.Response | str:
-        """The answer, or why there is none yet (no connection, 429, 5xx)."""
+        """The response, or why there is none yet (no connection, 429, 5xx)."""
         headers = {"idempotency-key": key, "content-type": "application/json"}
         try:
             response = await self._client.post(path, content=body, headers=headers)
@@ -196,18 +197,20 @@ class Publisher:
             raise PublishRefused(response)
         return response
 
-    def _acked(self, answer: Mapping[str, Any], outgoing: "_Outgoing", call: "_Call", due: float | None = None) -> Ack:
-        deliveries = [(each["deliveryGid"], each["endpointGid"]) for each in answer["deliveries"]]
-        deliver_at = answer.get("deliverAt")
+    def _acked(
+        self, response: Mapping[str, Any], outgoing: "_Outgoing", call: "_Call", due: float | None = None
+    ) -> Ack:
+        deliveries = [(each["deliveryGid"], each["endpointGid"]) for each in response["deliveries"]]
+        deliver_at = response.get("deliverAt")
         if deliver_at is not None and not deliveries:
             target = outgoing.options.get("endpointGid")
             deliveries = [("", gid) for gid in ([target] if target else self._subscribed[outgoing.channel])]
         ack = Ack(
             outgoing.key,
-            answer["messageGid"],
+            response["messageGid"],
             sha256(outgoing.payload),
             tuple(AckedDelivery(gid, endpoint, self.endpoints[endpoint]) for gid, endpoint in deliveries),
-            bool(answer.get("duplicate", False)),
+            bool(response.get("duplicate", False)),
             tries=call.tries,
             due=due or call.started,
             sent=call.started,
@@ -237,9 +240,9 @@ class _Outgoing:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call that got an answer. Times are monotonic."""
+    """A call that got a response. Times are monotonic."""
 
-    answer: Any
+    response: Any
     status: int
     tries: int
     started: float
@@ -257,8 +260,8 @@ async def create_endpoint(
     """`more`: further fields of the request, as the API names them (`rateLimit`, `policy`, `format`, …)."""
     given = {"url": url, "channel": channel, "events": None if events is None else list(events), **more}
     body = {name: value for name, value in given.items() if value is not None}
-    answer = _created(await client.post("/v1/endpoints", json=body)).json()
-    return CreatedEndpoint(answer["endpointGid"], url, answer["secret"])
+    created = _created(await client.post("/v1/endpoints", json=body)).json()
+    return CreatedEndpoint(created["endpointGid"], url, created["secret"])
 
 
 def _created(response: httpx.Response) -> httpx.Response:

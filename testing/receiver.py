@@ -1,7 +1,7 @@
-"""A scripted HTTP receiver on loopback: records exactly what arrives, answers (or misbehaves) as it is told.
+"""A scripted HTTP receiver on loopback: records exactly what arrives, responds (or misbehaves) as scripted.
 
 Raw asyncio, no framework: it must see the very bytes, break the protocol on purpose, and keep up with benchmarks.
-In a test: `async with Receiver() as receiver`. As a process of its own, with a ledger that survives `kill -9` of
+In a test: `async with Receiver() as receiver`. As a separate process, with a ledger that survives `kill -9` of
 anything: `python -m testing.receiver --port 0 --ledger FILE`.
 """
 
@@ -44,10 +44,10 @@ class _Waiter:
 
 
 class Receiver:
-    """The endpoint under everyone's test. Answers 200 until told otherwise.
+    """The endpoint under everyone's test. It returns 200 until a test scripts it.
 
-    With `ledger`, each arrival is appended to that file before it is answered; with `keep=False` nothing is kept in
-    memory (benchmarks), so that `arrivals` stays empty and only counts are known.
+    With `ledger`, each arrival is appended to that file before its response is sent; with `keep=False` nothing is kept
+    in memory (benchmarks), so that `arrivals` stays empty and only counts are known.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Receiver:
         return self.url + path
 
     def respond(self, *steps: Step, path: str | None = None, each_message: bool = False) -> None:
-        """Answer the coming requests with `steps` in order (the last repeats): all of them, or those to `path`.
+        """Respond to the next requests with `steps` in order (the last repeats): all of them, or those to `path`.
 
         With `each_message` every message id goes through the steps by itself, so `respond(500, 200,
         each_message=True)` fails each message once.
@@ -169,7 +169,7 @@ class Receiver:
         return step
 
     def _write(self, arrival: Arrival) -> None:
-        """Append to the ledger: one unbuffered write, so it is the kernel's before the answer leaves."""
+        """Append to the ledger: one unbuffered write, so it is the kernel's before the response is sent."""
         if self._ledger is not None:
             os.write(self._ledger, arrival.line(self._run).to_json())
 
@@ -290,7 +290,7 @@ class _Connection(asyncio.Protocol):
         )
         step = receiver._arrive(arrival)
         if isinstance(step, Response) and not step.delay and step.until is None:
-            return self._answer(arrival, step)
+            return self._respond(arrival, step)
         return self._spawn(self._act(arrival, step))
 
     def _spawn(self, acting: Coroutine[Any, Any, None], counted: int = 1) -> None:
@@ -310,7 +310,7 @@ class _Connection(asyncio.Protocol):
             self._task = None
         self._advance()
 
-    def _answer(self, arrival: Arrival, response: Response) -> None:
+    def _respond(self, arrival: Arrival, response: Response) -> None:
         arrival.status = response.status
         self._receiver._write(arrival)
         self._send(response)
@@ -331,7 +331,7 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(step.delay)
             if step.until is not None:
                 await step.until.wait()
-            self._answer(arrival, step)
+            self._respond(arrival, step)
 
     async def _misbehave(self, fault: Fault) -> None:
         match fault:
@@ -377,16 +377,16 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(0)
 
     async def _control(self, method: str, body: bytes) -> None:
-        status, answer = 200, b""
+        status, content = 200, b""
         try:
             if method == "POST":
                 await _apply(self._receiver, json.loads(body))
-            answer = json.dumps(self._receiver.status()).encode()
+            content = json.dumps(self._receiver.status()).encode()
         except TimeoutError as error:
-            status, answer = 408, str(error).encode()
+            status, content = 408, str(error).encode()
         except (ValueError, TypeError, KeyError) as error:
-            status, answer = 400, repr(error).encode()
-        self._send(Response(status, answer, (("content-type", "application/json"),)))
+            status, content = 400, repr(error).encode()
+        self._send(Response(status, content, (("content-type", "application/json"),)))
 
 
 def _reset(transport: asyncio.Transport) -> None:

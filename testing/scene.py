@@ -1,4 +1,4 @@
-"""One test's part of a stack that several tests share: a channel, endpoints and ledgers of its own."""
+"""One test's part of a stack that several tests share: with its own channel, endpoints and ledgers."""
 
 import asyncio
 import itertools
@@ -35,9 +35,9 @@ SHARED = {
 }
 PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 5}
 PATIENCE_S = 120.0
-"""How long a test waits for what has no limit of its own: these tests run beside others on few cores."""
+"""How long a test waits for what has no limit: these tests run next to others on few cores."""
 JUST_BEFORE_S = 1.0
-"""A request that arrived this long before a kill may not have been on record by then."""
+"""A request that arrived this long before a kill may not have been recorded by then."""
 
 _numbers = itertools.count(1)
 
@@ -51,7 +51,7 @@ class Scene:
         self.kills: list[float] = []
 
     async def open(self, policy: Mapping[str, Any] = PATIENT) -> None:
-        """Make the channel. First of all: the shared stack is whole, whatever an earlier test left behind."""
+        """Make the channel. Before that, start again what an earlier test left stopped."""
         await revive(self.stack)
         await self.publisher.create_channel(self.channel, policy)
 
@@ -59,7 +59,7 @@ class Scene:
         return f"/{self.channel}/{name}"
 
     async def endpoint(self, name: str = "", **more: Any) -> CreatedEndpoint:
-        """An endpoint of the scene's channel, at a path of its own; `more` as the API names it."""
+        """An endpoint of the scene's channel, at its own path; `more` as the API names it."""
         return await self.publisher.create_endpoint(
             self.receiver.url_for(self.path(name)), more.pop("channel", self.channel), **more
         )
@@ -80,14 +80,14 @@ class Scene:
         return [line for line in self.receiver.arrivals() if line.path == self.path(name)]
 
     async def kill_in_mid_request(self, process: Process) -> None:
-        """SIGKILL at a moment when a request is at the receiver and not answered."""
+        """SIGKILL at a moment when a request is at the receiver and has no response yet."""
         await self.in_flight()
         process.kill_now()
         self.kills.append(time.monotonic())
         await process.wait(10)
 
     async def in_flight(self) -> None:
-        """Wait for a moment when a request is at the receiver and not answered."""
+        """Wait for a moment when a request is at the receiver and has no response yet."""
 
         async def some_are() -> None:
             assert (await self.receiver.status())["inFlight"] > 0
@@ -111,7 +111,7 @@ class Scene:
         return report
 
     async def assert_nothing_on_record_was_sent_again(self) -> None:
-        """The last request of each delivery belongs to its last recorded attempt: behind a record comes no repeat."""
+        """The last request of each delivery belongs to its last recorded attempt: none is repeated after its record."""
         rows = await self.sql(
             "SELECT d.message_gid, d.endpoint_gid, a.started_at, a.duration_ms FROM attempt a "
             "JOIN delivery d ON d.gid = a.delivery_gid"
@@ -124,7 +124,7 @@ class Scene:
         repeated = [
             line.id for line in self.receiver.arrivals() if line.at > ended.get((line.id, line.place), line.at) + 0.1
         ]
-        assert not repeated, f"sent again though on record: {repeated}"
+        assert not repeated, f"sent again though recorded: {repeated}"
 
     async def statuses(self, endpoint: CreatedEndpoint) -> dict[str, int]:
         """How many deliveries of an endpoint have which status."""
@@ -181,7 +181,7 @@ class Scene:
 
 
 async def revive(stack: Stack) -> None:
-    """Bring back whatever is down: Temporal, PostgreSQL, the API, one worker (and no more)."""
+    """Start again what is down: Temporal, PostgreSQL, the API, one worker (and no more)."""
     for extra in stack.workers[1:]:
         await extra.kill9()
     del stack.workers[1:]

@@ -1,4 +1,4 @@
-"""What a scripted receiver is told to do: answers, faults, and the order they come in."""
+"""The script of a receiver: responses, faults, and the order they come in."""
 
 import asyncio
 import functools
@@ -10,14 +10,14 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """Ways to misbehave. None of them is an answer with a status of the script's choosing: for that, `Response`."""
+    """Ways to misbehave. None of them is a response with a status of the script's choosing: for that, `Response`."""
 
-    HANG = "hang"  # takes the request and never answers
+    HANG = "hang"  # takes the request and never responds
     DRIP_HEADERS = "drip_headers"  # a byte of the response head every DRIP_SECONDS, without end
     DRIP_BODY = "drip_body"  # 200, then a byte of the body every DRIP_SECONDS, without end
-    RESET = "reset"  # TCP reset before any byte of the answer
+    RESET = "reset"  # TCP reset before any byte of the response
     RESET_MIDWAY = "reset_midway"  # 200 and half the body, then a TCP reset
-    CLOSE = "close"  # orderly close before any byte of the answer
+    CLOSE = "close"  # orderly close before any byte of the response
     GARBAGE = "garbage"  # bytes that are not HTTP
     HUGE_BODY = "huge_body"  # 200 and a gigabyte of body, as fast as the client takes it
     HUGE_HEADERS = "huge_headers"  # 200 and two megabytes of response headers
@@ -52,7 +52,7 @@ class Response:
 
     @functools.cached_property
     def wire(self) -> bytes:
-        """Serialised once: the same object answers thousands of requests."""
+        """Serialised once: the same object is the response to thousands of requests."""
         headers = [*self.headers, *([("connection", "close")] if self.close else [])]
         if self.status != 204:
             headers.append(("content-length", str(len(self.body))))

@@ -1,4 +1,4 @@
-"""A real SMTP server that keeps the mails it accepts, and refuses what it is told to."""
+"""A real SMTP server that keeps the mails it accepts, and refuses what a test has it refuse."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Everhook as it really runs: Temporal, a database, the API, workers and a receiver, each a process of its own."""
+"""Everhook as it really runs: Temporal, a database, the API, workers and a receiver, each a separate process."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ Database = Literal["sqlite", "postgres"] | PostgresServer
 
 
 class ReceiverProcess:
-    """The scripted receiver in a process of its own: its ledger survives the death of anything else."""
+    """The scripted receiver in a separate process: its ledger survives the death of anything else."""
 
     def __init__(self, directory: Path, *, name: str = "receiver", port: int | None = None) -> None:
         self.port = port or free_port()
@@ -84,7 +84,7 @@ class ReceiverProcess:
         return self.url + path
 
     async def start(self) -> None:
-        """Start it (again: on the same port, with the same ledger, answering 200)."""
+        """Start it (again: on the same port, with the same ledger, and responses of 200)."""
         self.process.start()
         await self.process.wait_ready(line="receiver listening on")
 
@@ -97,7 +97,7 @@ class ReceiverProcess:
         await self.control(order if path is None else {**order, "path": path})
 
     async def delay(self, seconds: float) -> None:
-        """Answer everything this much later from now on."""
+        """Send every response this much later from now on."""
         await self.control({"delay_ms": seconds * 1000})
 
     async def wait_for(self, n: int, timeout: float = 30.0, *, path: str | None = None) -> list[ArrivalLine]:
@@ -120,8 +120,8 @@ class ReceiverProcess:
         if response.status_code == 408:
             raise TimeoutError(response.text)
         response.raise_for_status()
-        answer: dict[str, int] = response.json()
-        return answer
+        status: dict[str, int] = response.json()
+        return status
 
 
 def async_url(url: str) -> str:
@@ -132,8 +132,8 @@ def async_url(url: str) -> str:
 class Stack:
     """The whole product on loopback, its files and logs in `directory`.
 
-    `database`: `sqlite`, `postgres` (a server of this stack's own, `stack.postgres`, which tests may kill), or a
-    running PostgresServer, in which the stack gets a database of its own. `extra_env` goes to API and workers, and
+    `database`: `sqlite`, `postgres` (this stack's own server, `stack.postgres`, which tests may kill), or a
+    running PostgresServer, in which the stack gets its own database. `extra_env` is set for API and workers, and
     `serve` to the command of the API;
     `receiver`, `api`, `workers[0]`, `temporal` may be killed and started again as the test likes. At the end all are
     killed: a test of the orderly end calls `terminate` itself and looks at `returncode`.
@@ -261,7 +261,7 @@ class Stack:
         return process
 
     async def restart_worker(self, process: Process | None = None, *, ready: bool = True) -> None:
-        """Start a worker that was killed or stopped (the first, unless told otherwise)."""
+        """Start a worker that was killed or stopped (the first, unless another is given)."""
         process = process or self.worker
         process.start()
         if ready:

@@ -107,7 +107,7 @@ class TemporalServer:
         await self.process.kill9()
 
     def suspend(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing responds."""
         self.process.suspend()
 
     def resume(self) -> None:

@@ -23,7 +23,7 @@ async def assert_eventually(fn: Callable[[], T], timeout: float = PATIENCE_S, *,
 
 
 async def assert_eventually(fn: Callable[[], Any], timeout: float = PATIENCE_S, *, interval: float = 0.025) -> Any:
-    """Call `fn` (plain or async) until it raises no AssertionError; answer with what it returned.
+    """Call `fn` (plain or async) until it raises no AssertionError, and return its result.
 
     Any other exception is a fault of the test and passes straight through. After `timeout` seconds the last
     AssertionError is raised, so that the failure says what did not hold.

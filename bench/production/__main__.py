@@ -24,7 +24,7 @@ from bench.production.stack import SHAPES, ProductionStack, Shape, StoreOptions,
 from bench.production.temporal import SHARDS, VERSION, built
 from bench.results import console, keep, measured, show
 from bench.stack import History
-from bench.tables import Table, Tell
+from bench.tables import Progress, Table
 from everhook import event_loop
 
 WARM_UP = 100
@@ -32,17 +32,19 @@ WARM_UP = 100
 HEADING = "Production shape (`make bench-production`)"
 ABOUT = (
     f"Temporal {VERSION} with {SHARDS} shards, two PostgreSQL servers (one is Temporal's; default settings, fsync on), "
-    "API, worker, driver and receiver as processes of their own, all on one machine."
+    "API, worker, driver and receiver as separate processes, all on one machine."
 )
 
 
-async def measure(programs: Path, shape: Shape, history: History, options: StoreOptions, tell: Tell) -> Measured:
-    tell(f"{shape.title}, {history}: starting")
+async def measure(
+    programs: Path, shape: Shape, history: History, options: StoreOptions, progress: Progress
+) -> Measured:
+    progress(f"{shape.title}, {history}: starting")
     async with production_stack(programs, shape, history, options) as stack:
         async with Baseline.started(stack) as baseline:
             await baseline.empty(WARM_UP)
             empty = await baseline.empty(ITEMS)
-        tell(f"{shape.title}, {history}: cost of a delivery")
+        progress(f"{shape.title}, {history}: cost of a delivery")
         deliveries = await Deliveries.prepared(stack)
         await deliveries.deliver(WARM_UP)
         before = await _written(stack)
@@ -50,9 +52,9 @@ async def measure(programs: Path, shape: Shape, history: History, options: Store
         for _ in range(TURNS - 1):
             delivery += await deliveries.deliver(ITEMS)
         written = await _written(stack)
-        tell(f"{shape.title}, {history}: publish to arrival")
+        progress(f"{shape.title}, {history}: publish to arrival")
         seconds = await latencies(stack, "latency", RATE)
-        tell(f"{shape.title}, {history}: bursts")
+        progress(f"{shape.title}, {history}: bursts")
         bursts = [(await burst_rate(stack, f"burst-{number}"))[0] for number in range(BURSTS)]
     kilobytes = {name: (size - before[name]) / delivery.items / 1000 for name, size in written.items()}
     return Measured(shape, history, empty, delivery, bursts, seconds, kilobytes)
@@ -64,31 +66,31 @@ async def _written(stack: ProductionStack) -> dict[str, int]:
     return {**wal, VISIBILITY_TABLE: await stack.visibility_bytes()}
 
 
-async def run(shapes: list[Shape], wanted: list[History], options: StoreOptions, tell: Tell) -> list[Table]:
-    programs = await _programs(tell)
+async def run(shapes: list[Shape], wanted: list[History], options: StoreOptions, progress: Progress) -> list[Table]:
+    programs = await _programs(progress)
     found: list[Measured] = []
 
-    async def measure_all(tell: Tell) -> Table:
+    async def measure_all(progress: Progress) -> Table:
         for shape in shapes:
             for history in wanted:
-                found.append(await measure(programs, shape, history, options, tell))
+                found.append(await measure(programs, shape, history, options, progress))
         return cpu_table(found)
 
-    return [await measured(measure_all, tell), speed_table(found), disk_table(found)]
+    return [await measured(measure_all, progress), speed_table(found), disk_table(found)]
 
 
-async def run_soak(shape: Shape, history: History, options: StoreOptions, tell: Tell) -> list[Table]:
-    programs = await _programs(tell)
+async def run_soak(shape: Shape, history: History, options: StoreOptions, progress: Progress) -> list[Table]:
+    programs = await _programs(progress)
 
-    async def soaked(tell: Tell) -> Table:
+    async def soaked(progress: Progress) -> Table:
         async with production_stack(programs, shape, history, options) as stack:
-            return await soak.soak(stack, tell, f"{shape.title}, `{history}`")
+            return await soak.soak(stack, progress, f"{shape.title}, `{history}`")
 
-    return [await measured(soaked, tell)]
+    return [await measured(soaked, progress)]
 
 
-async def _programs(tell: Tell) -> Path:
-    tell(f"building Temporal {VERSION}, once: about 6 minutes of CPU")
+async def _programs(progress: Progress) -> Path:
+    progress(f"building Temporal {VERSION}, once: about 6 minutes of CPU")
     with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
         return await built(Path(directory) / "build.log")
 
@@ -112,8 +114,10 @@ def main(
     wanted = [one for one in histories() if history in (None, one)]
     options = StoreOptions(durable, indexes)
     with console.status("bench-production", refresh_per_second=1) as status:
-        tell: Callable[[str], None] = status.update
-        benchmark = run_soak(shapes[0], wanted[0], options, tell) if soaked else run(shapes, wanted, options, tell)
+        progress: Callable[[str], None] = status.update
+        benchmark = (
+            run_soak(shapes[0], wanted[0], options, progress) if soaked else run(shapes, wanted, options, progress)
+        )
         tables = event_loop.run(benchmark)
     for table in tables:
         show(table)

@@ -15,7 +15,7 @@ from bench.production.stack import SHAPES, STORE, TEMPORAL_STORE, ProductionStac
 from bench.production.temporal import DATABASES, VERSION, built
 from bench.results import console, keep, measured, show
 from bench.stack import History
-from bench.tables import Table, Tell
+from bench.tables import Progress, Table
 from everhook import event_loop
 
 ITEMS, WARM_UP = 3_000, 500
@@ -52,18 +52,18 @@ class Sizes:
     rows: Mapping[str, tuple[float, float]]
 
 
-async def measure(programs: Path, history: History, tell: Tell) -> Sizes:
-    tell(f"history {history}: starting")
+async def measure(programs: Path, history: History, progress: Progress) -> Sizes:
+    progress(f"history {history}: starting")
     async with production_stack(programs, SHAPE, history) as stack:
         deliveries = await Deliveries.prepared(stack)
         await deliveries.deliver(WARM_UP)
         wal, disk = await _wal(stack), await _disk(stack)
-        tell(f"history {history}: {ITEMS:,} deliveries")
+        progress(f"history {history}: {ITEMS:,} deliveries")
         cost = await deliveries.deliver(ITEMS)
         await stack.settled()
         wal = {name: (size - wal[name]) / ITEMS for name, size in (await _wal(stack)).items()}
         disk = {name: (size - disk[name]) / ITEMS for name, size in (await _disk(stack)).items()}
-        tell(f"history {history}: an entry of the audit trail")
+        progress(f"history {history}: an entry of the audit trail")
         for number in range(AUDIT_ENTRIES):
             (await stack.client.post("/v1/channels", json={"name": f"audited-{number}"})).raise_for_status()
         return Sizes(history, cost, wal, disk, stack.meter.private_mb(), await _rows(stack))
@@ -143,17 +143,17 @@ def rows_table(one: Sizes) -> Table:
     )
 
 
-async def run(tell: Tell) -> list[Table]:
+async def run(progress: Progress) -> list[Table]:
     found: list[Sizes] = []
     with tempfile.TemporaryDirectory(prefix="everhook-bench-") as directory:
         programs = await built(Path(directory) / "build.log")
 
-    async def measure_all(tell: Tell) -> Table:
+    async def measure_all(progress: Progress) -> Table:
         for history in histories():
-            found.append(await measure(programs, history, tell))
+            found.append(await measure(programs, history, progress))
         return cost_table(found)
 
-    return [await measured(measure_all, tell), memory_table(found), rows_table(found[-1])]
+    return [await measured(measure_all, progress), memory_table(found), rows_table(found[-1])]
 
 
 def main() -> None:

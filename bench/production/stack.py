@@ -39,7 +39,7 @@ Starter = Callable[[str, list[str]], Process]
 
 @dataclass(frozen=True)
 class Shape:
-    """`serve`: the options of `everhook serve`, which runs `copies` times, each on a port of its own."""
+    """`serve`: the options of `everhook serve`, which runs `copies` times, each on its own port."""
 
     title: str
     serve: tuple[str, ...] = ()

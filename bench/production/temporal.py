@@ -110,7 +110,7 @@ class ProductionTemporal:
             return False
 
     def _config(self) -> dict[str, object]:
-        """As in the configuration that the server's image ships, with ports of our own."""
+        """As in the configuration that the server's image ships, with our ports."""
         http = next(self._free_ports)
         ports = {name: self._ports() for name in ("frontend", "history", "matching", "worker")}
         ports["frontend"] |= {"grpcPort": self.port, "httpPort": http}
@@ -176,7 +176,7 @@ def _free_ports() -> Iterator[int]:
 
 
 async def run_statements(url: str, script: str) -> None:
-    """Run the statements of an SQL script one by one, each in a transaction of its own."""
+    """Run the statements of an SQL script one by one, each in its own transaction."""
     lines = (line for line in script.splitlines() if not line.startswith("--"))
     connection = await asyncpg.connect(url, ssl=False)
     try:

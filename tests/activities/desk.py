@@ -34,7 +34,7 @@ POLICY = DeliveryPolicy(jitter=0)
 
 
 class FakeCircuits(CircuitClient):
-    """Keeps the reports; fails as often as it is told to."""
+    """Keeps the reports. The next `failing` calls raise ConnectionError."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, OutcomeReport]] = []
@@ -119,7 +119,7 @@ class Desk:
         return await ActivityEnvironment().run(self.sending.run_handler, input)
 
     async def attempt(self, delivery: Delivery) -> Attempt:
-        """The one attempt that is on record."""
+        """The one recorded attempt."""
         [attempt] = await self.store.attempts(delivery)
         return attempt
 

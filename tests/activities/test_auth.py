@@ -282,7 +282,7 @@ async def test_a_token_endpoint_that_fails_is_a_failure_of_the_endpoint(
     assert [gid for gid, report in guarded.circuits.reports if report.failures] == [endpoint.gid]
 
 
-async def test_attempts_go_on_once_the_token_endpoint_works(guarded: Desk, tokens: TokenServer) -> None:
+async def test_attempts_continue_once_the_token_endpoint_works(guarded: Desk, tokens: TokenServer) -> None:
     tokens.misbehave(500)
     delivery = await guarded.delivery(await endpoint_with(guarded, tokens.auth()))
     assert (await guarded.send(delivery)).error == FailureCode.AUTH
@@ -302,7 +302,7 @@ async def test_a_token_url_is_checked_when_it_is_dialled(guarded: Desk, tokens: 
 async def test_a_slow_token_endpoint_leaves_time_for_the_request_and_serves_later_attempts(
     guarded: Desk, tokens: TokenServer
 ) -> None:
-    """An attempt waits for half of its timeout; the request for the token goes on."""
+    """An attempt waits for half of its timeout; the request for the token continues."""
     tokens.rules.delay = 0.5
     endpoint = await endpoint_with(guarded, tokens.auth())
     first, second = await guarded.store.deliveries(2, endpoint)

@@ -113,7 +113,7 @@ async def test_a_failed_attempt_has_a_receipt_as_well(
     assert (receipt.response_sha256 is None) == (status is None)
 
 
-async def test_an_attempt_that_our_own_rules_forbade_has_a_receipt_that_says_so(desk: Desk) -> None:
+async def test_the_receipt_of_an_attempt_that_our_own_rules_forbade_says_so(desk: Desk) -> None:
     delivery = await desk.delivery(await desk.endpoint(url="http://10.0.0.1/"))
     await desk.send(delivery)
     receipt = await receipt_of(desk, delivery)
@@ -128,7 +128,7 @@ async def test_what_was_no_attempt_has_no_receipt(desk: Desk) -> None:
     assert await rows_of(desk, delivery) == []
 
 
-async def test_each_attempt_of_a_delivery_has_its_own(desk: Desk) -> None:
+async def test_each_attempt_of_a_delivery_has_its_own_receipt(desk: Desk) -> None:
     desk.receiver.respond(500, 200)
     delivery = await desk.delivery()
     await desk.send(delivery)
@@ -146,7 +146,7 @@ async def test_an_attempt_that_is_asked_for_again_keeps_its_receipt(desk: Desk) 
     assert await receipt_of(desk, delivery) == before
 
 
-async def test_of_two_that_make_one_attempt_at_once_the_receipt_is_of_the_recorded_one(desk: Desk) -> None:
+async def test_when_two_make_one_attempt_at_once_the_receipt_is_of_the_recorded_one(desk: Desk) -> None:
     """The engine may think a worker lost, and ask another. Both send; one is recorded, with its own receipt."""
     desk.receiver.respond(Response(200, delay=0.1))
     for delivery in await desk.store.deliveries(5, await desk.endpoint()):
@@ -155,7 +155,7 @@ async def test_of_two_that_make_one_attempt_at_once_the_receipt_is_of_the_record
     assert desk.receiver.count == 15
 
 
-# Faults of our own
+# Internal errors
 
 
 async def test_without_its_keys_nothing_is_sent(desk: Desk) -> None:
@@ -169,7 +169,7 @@ async def test_without_its_keys_nothing_is_sent(desk: Desk) -> None:
     assert desk.receiver.count == 0
 
 
-async def test_trouble_with_signing_behind_the_request_raises_nothing_and_loses_nothing(desk: Desk) -> None:
+async def test_a_signing_error_after_the_request_raises_nothing_and_loses_nothing(desk: Desk) -> None:
     retired = replace(ReceiptKey.generate(now() - timedelta(hours=1)), retired_at=now())
     delivery = await desk.delivery()
     outcome = await desk.with_(issuers=Fixed(retired, type_=LateIssuer)).send(delivery)
@@ -222,13 +222,13 @@ async def test_an_attempt_that_is_recorded_late_gets_the_receipt_that_it_would_h
 async def test_what_travels_through_a_history_holds_neither_the_url_nor_a_signature(desk: Desk) -> None:
     endpoint = await desk.endpoint(url=desk.receiver.url_for(f"/hook?key={CREDENTIAL}"))
     record = await unrecorded(desk, await desk.delivery(endpoint))
-    told = json.dumps(asdict(record), default=str)
-    assert CREDENTIAL not in told and "whsec" not in told
+    dumped = json.dumps(asdict(record), default=str)
+    assert CREDENTIAL not in dumped and "whsec" not in dumped
     for name, value in desk.receiver.arrivals[0].headers:
-        assert "signature" not in name.lower() or value not in told
+        assert "signature" not in name.lower() or value not in dumped
 
 
-async def test_of_a_url_that_was_changed_before_the_record_the_hash_is_stated(desk: Desk) -> None:
+async def test_a_receipt_states_the_hash_of_a_url_that_was_changed_before_the_record(desk: Desk) -> None:
     endpoint = await desk.endpoint()
     delivery = await desk.delivery(endpoint)
     record = await unrecorded(desk, delivery)
@@ -239,7 +239,7 @@ async def test_of_a_url_that_was_changed_before_the_record_the_hash_is_stated(de
     assert (await receipt_of(desk, delivery)).url == f"ni:///sha-256;{digest}"
 
 
-async def test_of_a_delivery_that_was_erased_meanwhile_nothing_is_recorded(desk: Desk) -> None:
+async def test_nothing_is_recorded_for_a_delivery_that_was_erased_meanwhile(desk: Desk) -> None:
     delivery = await desk.delivery()
     record = await unrecorded(desk, delivery)
     async with desk.store.database.writing() as session:

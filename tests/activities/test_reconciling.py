@@ -82,7 +82,7 @@ FIRST, AGAIN = WorkflowIDReusePolicy.REJECT_DUPLICATE, WorkflowIDReusePolicy.ALL
 # What is overdue
 
 
-async def test_a_delivery_that_a_process_left_behind_gets_its_workflow(
+async def test_a_delivery_that_a_process_left_without_a_workflow_gets_one(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     never_sent = await store.delivery()
@@ -230,7 +230,7 @@ async def test_only_the_first_share_does_what_is_not_shared(
 # Circuits and parked deliveries
 
 
-async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_reported(
+async def test_stalled_circuits_and_stranded_endpoints_are_reported(
     reconciling: ReconcilingActivities, store: Store, circuits: FakeCircuits
 ) -> None:
     stalled, stranded = await store.endpoint(), await store.endpoint()
@@ -243,7 +243,7 @@ async def test_circuits_that_stand_still_and_endpoints_that_are_stranded_are_rep
     assert await reconcile(reconciling) == NOTHING
 
 
-async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiting_without_a_workflow(
+async def test_a_delivery_parked_at_a_paused_endpoint_past_its_window_keeps_waiting_without_a_workflow(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     paused = await store.endpoint()
@@ -257,7 +257,7 @@ async def test_what_is_parked_at_a_paused_endpoint_past_its_window_goes_on_waiti
         assert row.due_at is not None and row.due_at > now() + HOUR / 2
 
 
-async def test_what_is_parked_at_an_open_circuit_past_its_window_gets_a_workflow_that_knows_since_when(
+async def test_a_delivery_parked_at_an_open_circuit_past_its_window_gets_a_workflow_with_the_time_of_parking(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     broken = await store.endpoint()
@@ -370,7 +370,7 @@ async def test_only_dead_letters_without_a_workflow_get_one_again(
     assert await reconcile(reconciling) == NOTHING  # they are checked once a minute
 
 
-async def test_a_minute_checks_a_bounded_number_of_dead_letters_and_the_next_one_goes_on(
+async def test_a_minute_checks_a_bounded_number_of_dead_letters_and_the_next_one_continues(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DEAD_LETTER_PAGE", 1)
@@ -414,7 +414,7 @@ async def test_very_many_dead_letters_are_restored_over_several_passes(
 
 
 @pytest.mark.usefixtures("second_a_start")
-async def test_dead_letters_have_their_turn_once_a_pass_has_time_for_them(
+async def test_dead_letters_are_checked_once_a_pass_has_time_for_them(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_S", 4.0)

@@ -60,7 +60,7 @@ def releasing(temporal: FakeTemporal, database: Database, dispatched: Collected)
 async def release(
     releasing: ReleasingActivities, endpoint: Endpoint, limit: int, reason: DeadLetterReason | None = None
 ) -> bool:
-    """Release so many at least; whether there are more."""
+    """Release at least this many. Returns whether there are more."""
     input = ReleaseParkedInput(endpoint.gid, limit, reason)
     result: ReleaseResult = await ActivityEnvironment().run(releasing.release_parked, input)
     assert result.released == limit
@@ -128,7 +128,7 @@ async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
     assert dispatched.deliveries == []
 
 
-async def test_nothing_is_marked_as_released_that_could_not_be_woken(
+async def test_a_delivery_that_could_not_be_woken_is_not_marked_as_released(
     releasing: ReleasingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     delivery = await store.delivery(**WITH_WORKFLOW)
@@ -163,7 +163,7 @@ async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_proces
 async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
     releasing: ReleasingActivities, store: Store, dispatched: Collected
 ) -> None:
-    """Else the time for which it was parked would count towards its window when it parks another time."""
+    """Otherwise the time for which it was parked would count towards its window when it parks another time."""
     endpoint = await store.subscribed()
     await store.circuit(endpoint, state=CircuitState.OPEN)
     acceptance = accepted(await store.acceptor().accept(publication()))

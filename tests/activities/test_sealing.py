@@ -1,4 +1,4 @@
-"""The sealing pass: all tenants, batch by batch; one log's damage is told once and is not the others' trouble."""
+"""The sealing pass: all tenants, batch by batch. A damaged log is reported once and does not stop the others."""
 
 import asyncio
 from typing import Any
@@ -40,7 +40,7 @@ async def test_a_backlog_is_sealed_in_one_pass_batch_by_batch(store: Store) -> N
     assert [seal.size for seal in await log.seals()] == [100, 200, 250]
 
 
-async def test_a_damaged_log_is_told_once_and_left_alone_while_the_others_go_on(store: Store) -> None:
+async def test_a_damaged_log_is_reported_once_and_skipped_while_the_others_are_sealed(store: Store) -> None:
     damaged, sound = Log(store.database), Log(store.database, await store.tenant("acme"))
     await damaged.grown(2)
     await damaged.change('UPDATE receipt_hash SET "index" = 7 WHERE "index" = 1')

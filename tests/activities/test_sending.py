@@ -130,7 +130,7 @@ async def test_a_request_carries_what_receivers_need_and_the_endpoints_own_heade
     assert (version, len(trace), len(span), flags) == ("00", 32, 16, "01")
 
 
-async def test_an_attempt_keeps_what_was_sent_but_not_the_values_of_the_endpoints_own_headers(desk: Desk) -> None:
+async def test_an_attempt_stores_the_request_without_the_values_of_the_endpoints_own_headers(desk: Desk) -> None:
     endpoint = await desk.endpoint(headers={"Authorization": "Bearer t0p-secret"})
     delivery = await desk.delivery(endpoint)
     await desk.send(delivery)
@@ -190,7 +190,7 @@ async def test_a_changed_endpoint_is_used_from_the_next_attempt_on(desk: Desk) -
 # --- the record
 
 
-async def test_an_attempt_is_on_record_when_it_is_reported(desk: Desk) -> None:
+async def test_an_attempt_is_recorded_when_it_is_reported(desk: Desk) -> None:
     desk.receiver.respond(Response(503, b"not now", (("x-why", "tired"),)))
     delivery = await desk.delivery()
     before = now()
@@ -229,7 +229,7 @@ async def test_the_last_attempt_of_a_round_announces_no_other(desk: Desk) -> Non
     assert await desk.store.status(delivery) is DeliveryStatus.SENDING
 
 
-async def test_of_a_long_answer_the_first_16_kib_are_kept(desk: Desk) -> None:
+async def test_the_first_16_kib_of_a_long_response_are_stored(desk: Desk) -> None:
     body = bytes(range(256)) * 200
     desk.receiver.respond(Response(500, body))
     delivery = await desk.delivery()
@@ -239,7 +239,7 @@ async def test_of_a_long_answer_the_first_16_kib_are_kept(desk: Desk) -> None:
     assert attempt.response_size == STORED_BODY_BYTES
 
 
-async def test_nul_characters_in_an_answer_are_kept_out_of_text_and_in_the_body(desk: Desk) -> None:
+async def test_nul_characters_of_a_response_are_removed_from_text_and_kept_in_the_body(desk: Desk) -> None:
     desk.receiver.respond(Response(200, b"a\0b"))
     delivery = await desk.delivery()
     await desk.send(delivery)
@@ -250,7 +250,7 @@ async def test_nul_characters_in_an_answer_are_kept_out_of_text_and_in_the_body(
     ("step", "code"),
     [(Fault.RESET, FailureCode.RESET), (Fault.GARBAGE, FailureCode.PROTOCOL), (Fault.HANG, FailureCode.TIMEOUT_TOTAL)],
 )
-async def test_a_request_without_an_answer_is_retried_and_its_failure_is_on_record(
+async def test_a_request_without_a_response_is_retried_and_its_failure_is_recorded(
     desk: Desk, step: Fault, code: FailureCode
 ) -> None:
     desk.receiver.respond(step)
@@ -268,7 +268,7 @@ async def test_an_address_that_is_not_allowed_is_blocked(desk: Desk) -> None:
     assert (await desk.attempt(delivery)).error == FailureCode.BLOCKED
 
 
-async def test_a_named_time_to_come_back_is_handed_on_and_recorded(desk: Desk) -> None:
+async def test_a_retry_after_time_is_passed_on_and_recorded(desk: Desk) -> None:
     desk.receiver.respond(Response(429, headers=(("retry-after", "90"),)))
     delivery = await desk.delivery()
     outcome = await desk.send(delivery)
@@ -290,7 +290,7 @@ async def test_statuses_that_the_policy_adds_are_retried(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "step", [200, 500, 404, Response(503, headers=(("retry-after", "3600"),)), Fault.RESET], ids=str
 )
-async def test_an_attempt_that_is_on_record_is_not_made_again(desk: Desk, step: Any) -> None:
+async def test_a_recorded_attempt_is_not_made_again(desk: Desk, step: Any) -> None:
     desk.receiver.respond(step)
     delivery = await desk.delivery()
     first = await desk.send(delivery, retry=POLICY.plan(1, timedelta(), 0))
@@ -309,12 +309,12 @@ async def test_an_attempt_that_is_on_record_is_not_made_again(desk: Desk, step: 
         assert first.retry_after - timedelta(seconds=10) < again.retry_after <= first.retry_after + timedelta(seconds=1)
 
 
-async def test_a_blocked_attempt_that_is_on_record_still_says_that_it_was_blocked(desk: Desk) -> None:
+async def test_a_recorded_blocked_attempt_is_still_reported_as_blocked(desk: Desk) -> None:
     delivery = await desk.delivery(await desk.endpoint(url="https://10.0.0.1/hook"))
     assert await desk.send(delivery) == await desk.send(delivery)
 
 
-async def test_a_replayed_delivery_is_sent_although_its_first_round_is_on_record(desk: Desk) -> None:
+async def test_a_replayed_delivery_is_sent_although_its_first_round_is_recorded(desk: Desk) -> None:
     desk.receiver.respond(404, 200)
     delivery = await desk.delivery()
     await desk.send(delivery)
@@ -343,7 +343,7 @@ async def test_a_delivery_to_a_deleted_endpoint_is_rejected_unsent(desk: Desk) -
 
 
 @pytest.mark.parametrize("state", CircuitState)
-async def test_a_delivery_whose_payload_was_erased_is_rejected_unsent_whatever_the_circuit(
+async def test_a_delivery_with_an_erased_payload_is_rejected_unsent_in_every_state_of_the_circuit(
     desk: Desk, state: CircuitState
 ) -> None:
     endpoint = await desk.endpoint()
@@ -358,7 +358,7 @@ async def test_a_delivery_whose_payload_was_erased_is_rejected_unsent_whatever_t
     assert (await desk.store.circuit(endpoint)).probe_delivery_gid is None
 
 
-async def test_an_attempt_that_is_on_record_is_known_although_its_payload_was_erased_since(desk: Desk) -> None:
+async def test_a_recorded_attempt_is_found_although_its_payload_was_erased_since(desk: Desk) -> None:
     delivery = await desk.delivery()
     before = await desk.send(delivery)
     await set_payload(desk, delivery.message_gid, None)
@@ -416,7 +416,7 @@ class Closing(Recorder):
         return await super().parked(delivery_gid, due_at, has_workflow=has_workflow)
 
 
-async def test_a_circuit_that_closes_between_the_look_and_the_parking_is_seen(desk: Desk) -> None:
+async def test_a_circuit_that_closes_between_the_check_and_the_parking_is_noticed(desk: Desk) -> None:
     recorder = Closing(desk.store.database)
     desk = desk.with_(recorder=lambda _: recorder)
     endpoint = await desk.endpoint()
@@ -444,7 +444,7 @@ async def test_a_payload_that_is_erased_while_its_delivery_is_parked_is_missed_a
     assert desk.receiver.count == 0
 
 
-async def test_of_many_that_try_a_half_open_circuit_at_once_one_sends(desk: Desk) -> None:
+async def test_one_of_many_concurrent_attempts_at_a_half_open_circuit_is_sent(desk: Desk) -> None:
     endpoint = await desk.endpoint()
     await desk.store.circuit(endpoint, state=CircuitState.HALF_OPEN)
     deliveries = await desk.store.deliveries(25, endpoint)
@@ -471,7 +471,7 @@ async def test_a_probes_claim_ends_with_its_lease(desk: Desk) -> None:
     assert (await desk.send(next_)).verdict is Verdict.DELIVERED
 
 
-async def test_the_circuit_is_told_of_failures_and_of_what_ends_a_streak_and_of_nothing_else(desk: Desk) -> None:
+async def test_only_failures_and_what_ends_a_streak_are_reported_to_the_circuit(desk: Desk) -> None:
     failing, streak, healthy = [await desk.endpoint(url=desk.receiver.url_for(path)) for path in ("/f", "/s", "/h")]
     desk.receiver.respond(500, path="/f")
     await desk.store.circuit(streak, failures=3)
@@ -488,7 +488,7 @@ async def test_the_circuit_is_told_of_failures_and_of_what_ends_a_streak_and_of_
 
 
 class Away(Recorder):
-    """The database does not take attempts, so many times."""
+    """The database refuses attempts a given number of times."""
 
     def __init__(self, database: Database, error: Exception, times: int = 10**9) -> None:
         super().__init__(database)
@@ -507,7 +507,7 @@ AWAY = OperationalError("INSERT", {}, Exception("the database is away"))
 POISON = DataError("INSERT", {}, Exception("no such value"))
 
 
-async def test_a_database_that_is_away_for_a_moment_costs_no_second_request(desk: Desk) -> None:
+async def test_a_short_outage_of_the_database_causes_no_second_request(desk: Desk) -> None:
     desk = desk.with_(recorder=lambda database: Away(database, AWAY, times=3))
     delivery = await desk.delivery()
     assert await desk.send(delivery) == AttemptOutcome(Verdict.DELIVERED, status_code=200)
@@ -571,10 +571,10 @@ async def test_an_attempt_that_the_engine_cancels_is_finished_and_not_made_again
     asyncio.get_running_loop().call_later(0.1, respond.set)
     if asked_again == "when it is over":
 
-        async def is_on_record() -> None:
+        async def is_recorded() -> None:
             assert len(await desk.store.attempts(delivery)) == 1
 
-        await assert_eventually(is_on_record)
+        await assert_eventually(is_recorded)
     assert (await desk.send(delivery)).verdict is Verdict.DELIVERED
     assert (await desk.attempt(delivery)).status_code == 200
     assert len(desk.receiver.arrivals) == 1

@@ -262,7 +262,7 @@ COMMANDS: dict[str, Callable[[Circuit], Circuit]] = {
     ],
 )
 @pytest.mark.parametrize("circuit", STATES.values(), ids=STATES)
-def test_holds_are_set_and_lifted_by_their_own_commands_only(
+def test_only_the_commands_of_a_hold_set_and_lift_it(
     circuit: Circuit, hold: Hold | None, command: str, then: Hold | None
 ) -> None:
     before = replace(circuit, hold=hold)
@@ -293,7 +293,7 @@ def test_a_pause_keeps_the_state_and_resuming_takes_it_up() -> None:
 
 
 @pytest.mark.parametrize("circuit", STATES.values(), ids=STATES)
-def test_tripping_opens_and_resetting_closes_whatever_the_state(circuit: Circuit) -> None:
+def test_tripping_opens_and_resetting_closes_in_every_state(circuit: Circuit) -> None:
     tripped = machine.trip(circuit, NOW, POLICY, draw=0)
     assert tripped.state is CircuitState.OPEN
     assert tripped.until is not None and tripped.until >= NOW + POLICY.cooldown
@@ -396,7 +396,7 @@ class AnySequence(RuleBasedStateMachine):
         self.become(machine.trip(self.circuit, self.now, self.policy, draw))
 
     @invariant()
-    def whoever_waits_knows_until_when(self) -> None:
+    def a_circuit_that_waits_has_a_time_until_when(self) -> None:
         longest = self.policy.cooldown_max * (1 + self.policy.jitter) + self.policy.probe_timeout
         if self.circuit.state is CircuitState.CLOSED:
             assert self.circuit.until is None

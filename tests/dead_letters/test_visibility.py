@@ -35,7 +35,7 @@ async def test_an_index_that_lags_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert index.asked == 3
 
 
-async def test_an_index_that_never_agrees_holds_nothing_up_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_an_index_that_never_agrees_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visibility, "INDEX_POLL_S", 0.01)
     monkeypatch.setattr(visibility, "INDEX_PATIENCE_S", 0.05)
     assert not await until_indexed(Index(87), 90)
@@ -53,5 +53,5 @@ def test_a_query_names_each_value_and_the_endpoints_that_are_left_out() -> None:
     ]
 
 
-def test_the_query_of_a_tenant_that_no_endpoint_is_given_to_selects_nothing() -> None:
+def test_the_query_of_a_tenant_without_endpoints_selects_nothing() -> None:
     assert 'Endpoint IN ("")' in visibility.visibility_query(DeadLetterFilter(tenant_gid=("ten_1",)), [])

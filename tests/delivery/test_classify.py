@@ -1,4 +1,4 @@
-"""The specification of what an answer means: one row a case."""
+"""The specification of what a response means: one row a case."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from everhook.delivery.classify import Classification, classify
 
 DELIVERED = Classification(Verdict.DELIVERED, healthy=True)
 FAILED = Classification(Verdict.RETRY, healthy=False)
-ANSWERED_RETRY = Classification(Verdict.RETRY, healthy=True)
+HEALTHY_RETRY = Classification(Verdict.RETRY, healthy=True)
 REJECTED = Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True)
 GONE = Classification(Verdict.REJECTED, DeadLetterReason.REJECTED, healthy=True, gone=True)
 BLOCKED = Classification(Verdict.REJECTED, DeadLetterReason.BLOCKED)
@@ -16,7 +16,7 @@ LISTED = (408, 425)
 
 TABLE = {
     DELIVERED: [200, 201, 202, 204, 206, 226, 299],
-    ANSWERED_RETRY: [100, 101, 103, 199, 300, 301, 302, 303, 304, 307, 308, 399, 429],
+    HEALTHY_RETRY: [100, 101, 103, 199, 300, 301, 302, 303, 304, 307, 308, 399, 429],
     REJECTED: [400, 401, 403, 404, 405, 406, 408, 409, 413, 415, 418, 422, 425, 426, 428, 431, 451, 499],
     GONE: [410],
     FAILED: [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 600, 999],
@@ -34,7 +34,7 @@ def test_a_status_means_the_same_whenever_it_comes(status: int, classification: 
 
 @pytest.mark.parametrize("status", LISTED)
 def test_a_policy_may_have_more_statuses_retried(status: int) -> None:
-    assert classify(status, retry_statuses=LISTED) == ANSWERED_RETRY
+    assert classify(status, retry_statuses=LISTED) == HEALTHY_RETRY
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
@@ -49,7 +49,7 @@ def test_no_policy_overrules_success_gone_and_failure(status: int) -> None:
 
 @pytest.mark.parametrize("status", range(400, 500))
 def test_a_class_stands_for_all_its_statuses_except_gone(status: int) -> None:
-    assert classify(status, retry_statuses=(4,)) == (classify(410) if status == 410 else ANSWERED_RETRY)
+    assert classify(status, retry_statuses=(4,)) == (classify(410) if status == 410 else HEALTHY_RETRY)
     assert classify(status, retry_statuses=(5,)) == classify(status)
 
 
@@ -57,11 +57,11 @@ NOT_THEIRS = (FailureCode.BLOCKED, FailureCode.UNSENDABLE)
 
 
 @pytest.mark.parametrize("failure", [code for code in FailureCode if code not in NOT_THEIRS])
-def test_no_answer_is_a_failure_of_the_endpoint_and_retried(failure: FailureCode) -> None:
+def test_no_response_is_a_failure_of_the_endpoint_and_retried(failure: FailureCode) -> None:
     assert classify(None, failure) == FAILED
 
 
-def test_a_fault_of_ours_is_retried_and_not_charged_to_the_endpoint() -> None:
+def test_an_internal_error_is_retried_and_not_charged_to_the_endpoint() -> None:
     assert classify(None, FailureCode.UNSENDABLE) == Classification(Verdict.RETRY, DeadLetterReason.UNSENDABLE)
 
 

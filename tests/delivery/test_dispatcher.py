@@ -86,7 +86,7 @@ async def subscribed(desk: Desk, **changes: Any) -> Endpoint:
 
 
 async def accept(desk: Desk, count: int = 1, content: Any = None) -> list[NewDelivery]:
-    """So many messages that were committed just now, one delivery each."""
+    """Commit this many messages, one delivery each."""
     acceptances = await desk.store.acceptor().accept_all([publication(content) for _ in range(count)])
     return [new for acceptance in acceptances for new in accepted(acceptance).new]
 
@@ -172,7 +172,7 @@ async def test_a_delivery_of_a_replay_is_attempted_here_and_is_no_fresh_traffic(
     assert kept.replayed == gids([first])
 
 
-async def test_what_a_replay_did_not_deliver_at_once_goes_on_with_a_lower_priority(
+async def test_what_a_replay_did_not_deliver_at_once_continues_with_a_lower_priority(
     desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher
 ) -> None:
     desk.receiver.respond(500)
@@ -193,7 +193,7 @@ async def test_a_delivery_that_is_older_than_its_replay_is_left_to_a_workflow(
     assert arrived(desk) == []
 
 
-async def test_without_a_history_what_is_delivered_at_once_costs_temporal_nothing(
+async def test_without_a_history_a_delivery_delivered_at_once_makes_no_call_to_temporal(
     desk: Desk, temporal: FakeTemporal
 ) -> None:
     dispatcher = desk.dispatcher(temporal)
@@ -229,7 +229,7 @@ async def test_a_first_attempt_reads_nothing_back_that_the_process_has_in_memory
     ],
     ids=["failed", "no response", "named a time to come back", "rejected"],
 )
-async def test_a_first_attempt_that_does_not_deliver_starts_a_workflow_that_goes_on_from_there(
+async def test_a_first_attempt_that_does_not_deliver_starts_a_workflow_with_its_outcome(
     desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher, kept: Kept, step: Any, verdict: Verdict
 ) -> None:
     desk.receiver.respond(step)
@@ -357,7 +357,7 @@ async def test_a_process_without_a_lane_sends_nothing(desk: Desk, temporal: Fake
 # The lane
 
 
-async def test_a_burst_to_one_fast_endpoint_goes_through_the_lane(
+async def test_a_burst_to_one_fast_endpoint_is_sent_through_the_lane(
     desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher, kept: Kept
 ) -> None:
     await subscribed(desk)
@@ -387,7 +387,7 @@ async def test_an_endpoint_with_many_that_wait_does_not_hold_up_another(
         assert len(desk.receiver.at("/busy")) <= 4
 
 
-async def test_what_the_lane_has_no_room_for_is_left_to_workflows(
+async def test_deliveries_that_the_lane_has_no_room_for_are_left_to_workflows(
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     desk.receiver.respond(Response(200, delay=0.2))
@@ -400,7 +400,7 @@ async def test_what_the_lane_has_no_room_for_is_left_to_workflows(
     assert sorted(temporal.started) == sorted(gids(deliveries[3:]))
 
 
-async def test_what_would_wait_for_too_long_is_left_to_workflows_at_once(
+async def test_deliveries_that_would_wait_too_long_are_left_to_workflows_at_once(
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     desk.receiver.respond(Response(200, delay=0.1))
@@ -414,7 +414,7 @@ async def test_what_would_wait_for_too_long_is_left_to_workflows_at_once(
     assert sorted(temporal.started) == sorted(gids(deliveries[4:]))
 
 
-async def test_what_waits_for_an_endpoint_that_stalls_is_handed_over(
+async def test_deliveries_that_wait_for_a_stalled_endpoint_are_handed_over_to_workflows(
     desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SWEEP_S", 0.02)
@@ -463,7 +463,7 @@ async def test_the_payloads_that_the_lane_keeps_in_memory_are_bounded(
 
 @pytest.fixture
 def stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if whatever waits had waited for more than a second."""
+    """As if every delivery that waits had waited for more than a second."""
     monkeypatch.setattr(module, "FRESH_S", 0.0)
     monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
 
@@ -513,7 +513,7 @@ async def test_nothing_is_sent_to_an_endpoint_that_was_deleted_meanwhile(
     assert (desk.receiver.count, temporal.started) == (0, [new.input.delivery_gid])
 
 
-async def test_an_endpoint_that_fails_while_many_wait_is_spared_the_rest(
+async def test_an_endpoint_that_fails_while_many_deliveries_wait_does_not_get_the_rest(
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     desk.receiver.respond(500)
@@ -548,7 +548,7 @@ async def test_a_released_delivery_is_read_and_made(desk: Desk, dispatcher: Disp
 @pytest.mark.parametrize(
     "changes", [{"status": DeliveryStatus.DELIVERED}, {"attempts": 1, "status": DeliveryStatus.RETRYING}], ids=str
 )
-async def test_a_released_delivery_that_others_took_up_is_not_sent(
+async def test_a_released_delivery_that_another_process_took_is_not_sent(
     desk: Desk, dispatcher: Dispatcher, changes: dict[str, Any]
 ) -> None:
     delivery = await desk.delivery()

@@ -192,7 +192,7 @@ async def test_a_job_belongs_to_the_call_that_offered_it_also_where_it_waited() 
     assert seen == [("a", "a"), ("b", "b"), ("c", "c")]
 
 
-# Whatever is offered, ended and withdrawn, in whatever order
+# Any sequence of offered, ended and withdrawn jobs
 
 KEYS = "abc"
 STEPS = st.lists(

@@ -20,7 +20,7 @@ def known() -> EndpointFitness:
     return EndpointFitness(SLOW)
 
 
-def test_an_endpoint_of_which_nothing_is_known_is_fit(known: EndpointFitness) -> None:
+def test_an_unknown_endpoint_is_fit(known: EndpointFitness) -> None:
     assert known.is_fit("ep_1")
     assert known.turn_s("ep_1") == 0
 
@@ -68,13 +68,13 @@ def test_failures_among_successes_are_not_in_a_row(known: EndpointFitness) -> No
 
 
 @pytest.mark.parametrize("code", [FailureCode.UNSENDABLE, FailureCode.BLOCKED])
-def test_what_is_not_the_endpoints_doing_says_nothing_about_it(known: EndpointFitness, code: FailureCode) -> None:
+def test_errors_that_the_endpoint_did_not_cause_leave_it_fit(known: EndpointFitness, code: FailureCode) -> None:
     for _ in range(10):
         known.note("ep_1", SLOW, classify(None, code))
     assert known.is_fit("ep_1")
 
 
-def test_the_lane_moves_at_the_pace_of_its_latest_turns_whatever_the_responses_say(known: EndpointFitness) -> None:
+def test_the_pace_of_the_lane_is_that_of_its_latest_turns(known: EndpointFitness) -> None:
     for _ in range(20):
         known.note_turn("ep_1", 2.0)
     assert known.turn_s("ep_1") == pytest.approx(2.0)

@@ -155,7 +155,7 @@ async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
     await history.close()
 
 
-async def test_history_goes_on_although_the_process_is_always_busy(
+async def test_settled_workflows_are_started_although_the_process_is_always_busy(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic_module, "GIVE_WAY_S", 0.05)
@@ -187,7 +187,7 @@ async def test_what_a_replay_delivered_waits_until_no_fresh_messages_flow(
     await history.close()
 
 
-async def test_what_lags_for_too_long_is_skipped_and_counted(
+async def test_history_that_lags_for_too_long_is_skipped_and_counted(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = skipped()
@@ -208,7 +208,7 @@ def skipped() -> float:
     return REGISTRY.get_sample_value("everhook_history_skipped_total") or 0.0
 
 
-async def test_what_finds_no_room_in_memory_is_left_to_the_reconciler(
+async def test_history_that_does_not_fit_in_memory_is_left_to_the_reconciler(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
     inputs = await settled(database, 5)
@@ -224,7 +224,7 @@ async def test_what_finds_no_room_in_memory_is_left_to_the_reconciler(
 
 
 @pytest.mark.parametrize("error", [AWAY, OVERLOADED], ids=["away", "overloaded"])
-async def test_history_goes_on_when_temporal_is_back(
+async def test_settled_workflows_are_started_when_temporal_is_back(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], error: RPCError
 ) -> None:
     inputs = await settled(database, 6)
@@ -243,7 +243,7 @@ async def test_history_goes_on_when_temporal_is_back(
     await history.close()
 
 
-async def test_one_that_is_refused_is_logged_and_the_others_are_started(
+async def test_a_refused_start_is_logged_and_the_others_are_started(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
     inputs = await settled(database, 3)

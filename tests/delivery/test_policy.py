@@ -64,7 +64,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         ("brisk", 6, timedelta(minutes=1), timedelta(minutes=2)),
     ],
 )
-def test_a_preset_makes_so_many_attempts_in_so_much_time(
+def test_a_preset_makes_its_number_of_attempts_in_its_time(
     preset: str, attempts: int, at_least: timedelta, at_most: timedelta
 ) -> None:
     begins = begins_of_a_round(resolve({"preset": preset}), draw=0)
@@ -242,7 +242,7 @@ def test_a_plan_carries_the_jitter_of_its_draw() -> None:
         (10**6, 7200),
     ],
 )
-def test_an_endpoint_that_names_a_time_is_not_asked_before_it_nor_after_the_window(
+def test_an_endpoint_that_sends_retry_after_gets_no_request_before_that_time_nor_after_the_window(
     retry_after: float | None, waited: float
 ) -> None:
     plan = RetryPlan(delay=timedelta(seconds=60), window_left=timedelta(hours=2))

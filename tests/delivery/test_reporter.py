@@ -25,14 +25,14 @@ def reporter(circuits: FakeCircuits) -> OutcomeReporter:
     return OutcomeReporter(circuits)
 
 
-async def test_healthy_traffic_tells_nothing(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
+async def test_healthy_traffic_reports_nothing(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     for classification in [DELIVERED, REJECTED, BLOCKED] * 20:
         reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
     assert circuits.tries == 0
 
 
-async def test_failures_at_the_same_time_are_told_in_one_report(
+async def test_failures_at_the_same_time_are_sent_in_one_report(
     circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
     for _ in range(7):
@@ -43,7 +43,7 @@ async def test_failures_at_the_same_time_are_told_in_one_report(
 
 
 @pytest.mark.parametrize("classification", [DELIVERED, REJECTED], ids=["delivered", "rejected"])
-async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
+async def test_a_response_that_ends_a_streak_of_the_circuit_is_reported(
     circuits: FakeCircuits, reporter: OutcomeReporter, classification: Classification
 ) -> None:
     reporter.note("ep_1", "acme", classification, in_streak=True)
@@ -51,7 +51,7 @@ async def test_an_answer_that_ends_a_streak_of_the_circuit_is_told(
     assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True))]
 
 
-async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
+async def test_a_success_after_a_failure_that_this_process_saw_is_reported_once(
     circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
     for classification in (FAILED, DELIVERED, DELIVERED, DELIVERED):
@@ -62,7 +62,7 @@ async def test_a_success_behind_a_failure_that_this_process_saw_is_told_once(
     assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True))]
 
 
-async def test_failures_behind_a_success_are_told_with_it(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
+async def test_failures_after_a_success_are_reported_with_it(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     for classification in (FAILED, FAILED, DELIVERED, FAILED, FAILED, FAILED):
         reporter.note("ep_1", "acme", classification, in_streak=False)
     await reporter.close()
@@ -70,7 +70,7 @@ async def test_failures_behind_a_success_are_told_with_it(circuits: FakeCircuits
 
 
 @pytest.mark.parametrize("classification", [BLOCKED, UNSENDABLE], ids=["blocked", "unsendable"])
-async def test_our_own_policy_and_our_own_faults_say_nothing_of_the_endpoint(
+async def test_blocked_addresses_and_internal_errors_are_not_reported(
     circuits: FakeCircuits, reporter: OutcomeReporter, classification: Classification
 ) -> None:
     reporter.note("ep_1", "acme", classification, in_streak=True)
@@ -78,13 +78,13 @@ async def test_our_own_policy_and_our_own_faults_say_nothing_of_the_endpoint(
     assert circuits.tries == 0
 
 
-async def test_gone_is_told_of_a_healthy_endpoint_too(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
+async def test_gone_is_reported_for_a_healthy_endpoint_too(circuits: FakeCircuits, reporter: OutcomeReporter) -> None:
     reporter.note("ep_1", "acme", GONE, in_streak=False)
     await reporter.close()
     assert circuits.reports == [("ep_1", OutcomeReport(succeeded=True, gone=True))]
 
 
-async def test_a_report_that_fails_is_told_later_together_with_what_came_since(
+async def test_a_failed_report_is_sent_later_together_with_what_came_since(
     circuits: FakeCircuits, reporter: OutcomeReporter
 ) -> None:
     circuits.failing = 1

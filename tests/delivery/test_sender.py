@@ -1,4 +1,4 @@
-"""Attempts: faults of our own, attempts that are made twice, and what a first attempt leaves to the workflow."""
+"""Attempts: internal errors, attempts that are made twice, and what a first attempt leaves to the workflow."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ async def first_attempt(desk: Desk, delivery: Delivery, **changes: Any) -> Previ
     return made
 
 
-# Faults of our own before the first byte
+# Internal errors before the first byte
 
 Faulty = Callable[[Desk, pytest.MonkeyPatch], Awaitable[tuple[Desk, Endpoint]]]
 
@@ -318,7 +318,7 @@ async def test_an_endpoint_that_is_deleted_as_an_attempt_begins_gets_no_unsigned
 # One attempt, made twice
 
 
-async def test_of_a_first_attempt_and_the_workflows_attempt_1_at_once_both_report_the_one_recorded(desk: Desk) -> None:
+async def test_a_first_attempt_and_the_workflows_attempt_1_at_once_both_report_the_recorded_one(desk: Desk) -> None:
     """The reconciler may take a process for dead that was only slow."""
     respond = asyncio.Event()
     desk.receiver.respond(Response(500, until=respond), Response(503))
@@ -371,7 +371,7 @@ async def test_an_attempt_that_was_recorded_without_our_hearing_of_it_counts_in_
 
 
 class Times(SendTimes):
-    """Gives these send times, so many seconds from now, and then refuses; `before` runs ahead of each."""
+    """Gives these send times, in seconds from now, and then refuses; `before` runs ahead of each."""
 
     def __init__(self, *ahead_s: float, before: Callable[[], Awaitable[None]] | None = None) -> None:
         self.ahead_s = list(ahead_s)
@@ -415,7 +415,7 @@ async def test_an_attempt_leaves_at_its_send_time(desk: Desk, monkeypatch: pytes
 async def test_an_attempt_whose_time_is_far_is_asked_for_again_later(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is sent or recorded, and Temporal is not told of a failure that anyone should look at."""
+    """Nothing is sent or recorded, and Temporal gets a benign error that it does not log as a failure."""
     delivery = await desk.delivery(await desk.endpoint(rate_limit=2.0))
     paced(desk, monkeypatch, Times())
     with pytest.raises(ApplicationError) as refusal:

@@ -46,7 +46,7 @@ class Worker:
         return sum(map(len, self.held.values())) >= self.share._slots
 
 
-def test_an_endpoint_none_of_whose_attempts_end_gets_half_of_the_slots() -> None:
+def test_an_endpoint_whose_attempts_never_end_gets_half_of_the_slots() -> None:
     worker = Worker()
     worker.offer("hangs", 5)
     worker.moment += 2 * SHORT_S
@@ -90,7 +90,7 @@ def test_an_endpoint_whose_attempts_end_takes_all_slots(takes: float, together: 
     assert refused_at < 1000 + 2 * takes + 0.1, "an attempt of an endpoint that responds was turned away"
 
 
-def test_one_that_was_well_and_hangs_now_is_held_to_its_half() -> None:
+def test_an_endpoint_that_responded_and_now_hangs_gets_half_of_the_slots() -> None:
     worker = Worker()
     for _ in range(100):
         worker.offer("turns", 2)
@@ -103,7 +103,7 @@ def test_one_that_was_well_and_hangs_now_is_held_to_its_half() -> None:
     assert worker.offer("turns", SLOTS) == 0
 
 
-def test_the_end_of_an_attempt_that_hung_does_not_free_the_way_for_more() -> None:
+def test_the_end_of_an_attempt_that_hung_does_not_allow_more_attempts() -> None:
     worker = Worker()
     worker.hang("hangs")
     worker.moment += 30
@@ -111,7 +111,7 @@ def test_the_end_of_an_attempt_that_hung_does_not_free_the_way_for_more() -> Non
     assert worker.offer("hangs", SLOTS) == 5
 
 
-def test_attempts_that_were_not_made_say_nothing() -> None:
+def test_attempts_that_were_not_made_are_not_counted() -> None:
     worker = Worker()
     worker.hang("hangs")
     worker.end("hangs", completed=False)

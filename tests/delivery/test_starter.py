@@ -190,8 +190,8 @@ async def test_what_finds_no_room_is_left_to_the_reconciler(store: Store, desk: 
 # Temporal away
 
 
-class Trouble:
-    """Fails for a while."""
+class Failure:
+    """Temporal raises `error` until `ends` is called."""
 
     def __init__(self, temporal: FakeTemporal, error: Exception) -> None:
         self._temporal = temporal
@@ -204,16 +204,16 @@ class Trouble:
 @pytest.mark.parametrize(
     "error", [AWAY, OVERLOADED, RuntimeError("cannot connect")], ids=["away", "overloaded", "never connected"]
 )
-async def test_starts_wait_while_temporal_is_away_and_go_on_when_it_is_back(
+async def test_starts_wait_while_temporal_is_away_and_continue_when_it_is_back(
     store: Store, starter: Starter, temporal: FakeTemporal, error: Exception
 ) -> None:
     given = await inputs(store, 5)
-    trouble = Trouble(temporal, error)
+    failure = Failure(temporal, error)
     with capture_logs() as logs:
         for input in given:
             starter.start_soon(input)
         await assert_eventually(lambda: assert_tries(temporal, 8))
-        trouble.ends()
+        failure.ends()
         await until_started(temporal, *given)
     assert sorted(temporal.started) == sorted(input.delivery_gid for input in given)
     assert {line["log_level"] for line in logs} == {"warning"}
@@ -254,7 +254,7 @@ async def test_a_process_can_end_while_temporal_is_away(
     assert (await read(store, input)).dispatched_at is None
 
 
-async def test_a_start_that_is_refused_is_logged_and_hurts_no_neighbour(
+async def test_a_refused_start_is_logged_and_does_not_affect_others(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
@@ -369,7 +369,7 @@ async def test_the_probe_of_a_half_open_circuit_is_started(
     await until_started(temporal, input)
 
 
-async def test_a_delivery_whose_first_attempt_was_made_is_started_whatever_the_circuit(
+async def test_a_delivery_whose_first_attempt_was_made_is_started_in_every_state_of_the_circuit(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     endpoint = await store.subscribed()
@@ -381,7 +381,7 @@ async def test_a_delivery_whose_first_attempt_was_made_is_started_whatever_the_c
     assert temporal.inputs[0].previous == failed
 
 
-async def test_a_delivery_to_an_endpoint_that_is_gone_is_started_so_that_it_finds_out(
+async def test_a_delivery_to_a_deleted_endpoint_is_started_so_that_its_workflow_ends_it(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     (input,) = await inputs(store, 1)
@@ -418,7 +418,7 @@ class Closing(Recorder):
 
 
 @pytest.mark.parametrize("released", [False, True], ids=["too late for its release", "in time for its release"])
-async def test_a_delivery_that_is_parked_as_the_circuit_closes_goes_on_exactly_once(
+async def test_a_delivery_that_is_parked_as_the_circuit_closes_is_continued_exactly_once(
     store: Store, temporal: FakeTemporal, released: bool
 ) -> None:
     taken: list[str] = []

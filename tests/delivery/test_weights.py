@@ -1,4 +1,4 @@
-"""What Temporal is told of changed rate limits, by a real server."""
+"""How changed rate limits reach Temporal, with a real server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,7 +53,7 @@ async def test_more_overrides_than_the_server_holds_make_room_for_the_latest(cli
     await assert_eventually(has_room)
 
 
-async def test_limits_that_changed_while_temporal_was_away_are_made_good(store: Store, client: Client) -> None:
+async def test_a_sync_applies_the_limits_that_changed_while_temporal_was_away(store: Store, client: Client) -> None:
     raised, kept, lifted = [await store.endpoint(rate_limit=0.3) for _ in range(3)]
     for endpoint in (raised, kept, lifted):
         await apply_limit(client, endpoint.gid, 0.3)

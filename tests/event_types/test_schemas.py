@@ -52,7 +52,7 @@ ORDER: dict[str, Any] = {
         ({"id": "\ud800"}, "payload", "has a text that UTF-8 cannot hold"),
     ],
 )
-def test_the_place_that_does_not_fit_is_named_without_what_stands_there(payload: Any, field: str, message: str) -> None:
+def test_an_error_names_the_place_that_does_not_fit_without_its_value(payload: Any, field: str, message: str) -> None:
     fault = check_schema(ORDER, "schema").fault(payload)
 
     assert fault is not None
@@ -61,14 +61,14 @@ def test_the_place_that_does_not_fit_is_named_without_what_stands_there(payload:
     assert "secret" not in str(fault)
 
 
-def test_what_fits_has_no_fault() -> None:
+def test_a_valid_payload_has_no_error() -> None:
     schema = check_schema(ORDER, "schema")
 
     assert schema.fault({"id": 1, "lines": [{"price": 1.5}], "kind": "xx", "one": 5.5}) is None
     assert check_schema(True, "schema").fault({"any": "thing"}) is None
 
 
-def test_a_fault_is_short_whatever_was_sent() -> None:
+def test_an_error_is_short_for_any_payload() -> None:
     fault = check_schema({"additionalProperties": {"additionalProperties": False}}, "schema").fault(
         {"n" * 5_000: {"m" * 5_000: 1}}
     )

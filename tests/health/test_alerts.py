@@ -1,4 +1,4 @@
-"""A threshold tells that it was crossed, once each way."""
+"""A threshold reports that it was crossed, once in each direction."""
 
 import pytest
 from hypothesis import given
@@ -21,17 +21,19 @@ FEW = AlertRule(EventKind.SUCCESS_RATE, 0.9, 0.95, low=True)
         (FEW, False, None, None), (FEW, True, None, None),
     ],
 )  # fmt: skip
-def test_it_turns(threshold: AlertRule, raised: bool, value: float | None, transition: bool | None) -> None:
+def test_a_threshold_reports_a_crossing_in_either_direction(
+    threshold: AlertRule, raised: bool, value: float | None, transition: bool | None
+) -> None:
     assert threshold.transition(raised, value) is transition
 
 
 @given(st.lists(st.floats(0, 200)))
-def test_it_tells_alternately_and_never_on_the_edge(values: list[float]) -> None:
-    raised, told = False, []
+def test_it_raises_and_clears_alternately_and_never_on_the_edge(values: list[float]) -> None:
+    raised, transitions = False, []
     for value in values:
         transition = MANY.transition(raised, value)
         if transition is not None:
-            told.append(transition)
+            transitions.append(transition)
             raised = transition
             assert MANY.transition(raised, value) is None
-    assert told == [n % 2 == 0 for n in range(len(told))]
+    assert transitions == [n % 2 == 0 for n in range(len(transitions))]

@@ -71,7 +71,7 @@ NEARLY = {
 }
 
 
-def test_while_all_is_well_nothing_happens() -> None:
+def test_a_healthy_endpoint_changes_nothing() -> None:
     watched = Watched()
     assert watched.see(reading(), 100) == [] and watched.state.is_default
 

@@ -14,7 +14,7 @@ NOTHING = AttemptStats()
 def tried(
     delivered: int, retried: int = 0, rejected: int = 0, *, quick: int = 0, slowish: int = 0, slow: int = 0
 ) -> AttemptStats:
-    """Without bands, all that was delivered was answered at once."""
+    """Without bands, all responses to delivered attempts count as quick."""
     if not quick + slowish + slow:
         quick = delivered
     return AttemptStats(delivered, retried, rejected, under_500=quick, under_2000=slowish, slower=slow)

@@ -1,7 +1,7 @@
 """The commands that workflow code makes for the saved histories: `python -m tests.histories.commands` writes them anew.
 
 A replay compares commands by kind, order and name only. A changed timeout, retry policy, task queue or input of an
-activity replays without an error, so a change that is not behind `workflow.patched` could go unnoticed. Here each
+activity replays without an error, so a change that `workflow.patched` does not guard could go unnoticed. Here each
 command is kept as a line of JSON, next to its history. Look at the difference before you commit it: a running workflow
 has the old command in its history, and makes the new one from then on.
 """

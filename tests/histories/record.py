@@ -309,7 +309,7 @@ async def endpoint_stranded(engine: Engine, album: Album) -> None:
 
 
 async def reconcile(engine: Engine, album: Album) -> None:
-    """One pass; and one that leaves so much that four shares follow."""
+    """One pass; and one that leaves enough work that four shares follow."""
     for name, more in (("reconcile", False), ("reconcile-shares", True)):
         engine.fakes.passes = Script(ReconcileResult(started=3, restarted=2, more=more))
         handle = await engine.client.start_workflow(ReconcileWorkflow.run, id=name, task_queue=TaskQueue.DELIVERIES)
@@ -470,7 +470,7 @@ async def scheduled(engine: Engine, album: Album) -> None:
 
 
 def named(outcome: AttemptOutcome) -> AttemptOutcome:
-    """The outcome of an attempt that is on record."""
+    """The outcome of a recorded attempt."""
     return replace(outcome, attempt_gid=new_gid(Kind.ATTEMPT), duration_ms=31)
 
 

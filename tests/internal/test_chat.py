@@ -13,7 +13,7 @@ from tests.internal.conftest import Office, made_office
 SECRET_PATH = "/services/T00/B00/s3cr3t"
 
 
-async def test_a_text_is_posted_and_values_call_nobody(office: Office) -> None:
+async def test_a_text_is_posted_and_values_mention_no_one(office: Office) -> None:
     receiver = office.desk.receiver
     url = receiver.url_for(SECRET_PATH)
     endpoint = await office.endpoint(kind="chat", text="<https://x|Order> {order}: {note}", url=url)

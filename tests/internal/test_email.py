@@ -59,7 +59,7 @@ async def test_without_templates_a_mail_holds_the_payload(office: Office) -> Non
     assert mail.raw.isascii() and max(map(len, mail.raw.splitlines())) < 100
 
 
-async def test_a_mail_goes_to_the_assignees_that_are_addresses(office: Office) -> None:
+async def test_a_mail_is_sent_to_the_assignees_that_are_addresses(office: Office) -> None:
     await office.handled(await office.endpoint(kind="email", to=["assignees", ANN]), ORDER)
     assert [mail.to for mail in office.mails.mails] == [[ANN, BO]]
 
@@ -78,7 +78,7 @@ async def test_a_mail_goes_to_the_assignees_that_are_addresses(office: Office) -
         ["ann@acme.example"],
     ],
 )
-async def test_a_mail_to_nobody_or_to_very_many_is_rejected(office: Office, content: Any) -> None:
+async def test_a_mail_without_recipients_or_with_very_many_is_rejected(office: Office, content: Any) -> None:
     attempt = await office.handled(await office.endpoint(kind="email", to=["assignees"]), content)
     assert (attempt.verdict, attempt.error) == (Verdict.REJECTED, FailureCode.INVALID_PAYLOAD)
     assert (attempt.error_detail or "").startswith("assignees: has")
@@ -261,7 +261,7 @@ async def test_starttls_is_required_once_it_is_set(
     assert (len(mails.mails), plain.mails) == (1, [])
 
 
-async def test_mail_goes_to_the_domains_of_the_setting_only(office: Office, egress: EgressClient) -> None:
+async def test_mail_is_sent_to_the_domains_of_the_setting_only(office: Office, egress: EgressClient) -> None:
     mailer = Mailer(MailServer.from_url(office.mails.url), SENDER, ("acme.example",))
     strict = made_office(office.store, office.desk.receiver, egress, office.mails, mailer)
     endpoint = await strict.endpoint(kind="email", to=["assignees"])

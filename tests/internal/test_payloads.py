@@ -70,7 +70,7 @@ def test_an_escalation_that_cannot_be_made_is_refused(content: Any, field: str) 
         parse_escalation(content)
 
 
-def test_of_reminders_that_were_missed_the_latest_is_due() -> None:
+def test_the_latest_of_several_missed_reminders_is_due() -> None:
     reminder = parse_reminder(REMINDER | {"everySeconds": 60, "max": 4}, ACCEPTED)
     due = {seconds: reminder.latest_due(ACCEPTED + timedelta(seconds=seconds)) for seconds in (59, 60, 119, 180, 9_999)}
     assert due == {59: None, 60: 0, 119: 0, 180: 2, 9_999: 3}

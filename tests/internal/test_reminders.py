@@ -127,7 +127,7 @@ async def test_an_attempt_that_is_not_due_is_made_later(office: Office) -> None:
     assert await messages(office, "reminder") == []
 
 
-async def test_of_reminders_that_were_missed_one_is_sent(office: Office, clock: Clock) -> None:
+async def test_one_of_several_missed_reminders_is_sent(office: Office, clock: Clock) -> None:
     delivery, _, _ = await reminded(office, everySeconds=60, max=5)
     clock.moment = delivery.accepted_at + 200 * SECOND
     assert (await office.desk.handle(delivery)).step == 3

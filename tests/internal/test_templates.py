@@ -27,11 +27,11 @@ def test_a_path_names_a_value_of_the_payload(template: str, expected: str) -> No
 
 
 @pytest.mark.parametrize("content", [None, 3, "text", [], [1]])
-def test_names_stand_for_what_the_payload_lacks(content: Any) -> None:
+def test_a_given_name_is_used_where_the_payload_lacks_it(content: Any) -> None:
     assert render("{type}", content, {"type": "order.created"}, at_most=100) == "order.created"
 
 
-def test_what_was_substituted_is_not_searched_again() -> None:
+def test_substituted_values_are_not_substituted_again() -> None:
     assert render("{a}", {"a": "{b}", "b": "secret"}, {}, at_most=100) == "{b}"
 
 

@@ -32,18 +32,18 @@ def test_a_valid_header_is_understood_and_no_other(header: str | None, found: Tr
 
 
 @given(st.text())
-def test_anything_may_come(header: str) -> None:
+def test_any_header_can_be_parsed(header: str) -> None:
     parse(header)
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_header_that_was_written_can_be_parsed() -> None:
     child = TraceParent(TRACE, SPAN, "00").child()
     assert parse(str(child)) == child
     assert (child.trace_id, child.flags) == (TRACE, "00")
     assert child.span_id != SPAN
 
 
-def test_a_message_without_a_trace_has_one_of_its_own() -> None:
+def test_a_message_without_a_trace_gets_its_own() -> None:
     gid = new_gid(Kind.MESSAGE)
     assert of_message(gid, None).trace_id == of_message(gid, "nonsense").trace_id == trace_id(gid)
     assert of_message(gid, f"00-{TRACE}-{SPAN}-00") == TraceParent(TRACE, SPAN, "00")

@@ -320,7 +320,7 @@ PATIENT = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 
 @PATIENT
 @given(payload=_JSON, conditions=_FILTERS.filter(is_checked))
-def test_a_checked_filter_answers_yes_or_no_for_any_payload(payload: Any, conditions: dict[str, Any]) -> None:
+def test_a_checked_filter_returns_true_or_false_for_any_payload(payload: Any, conditions: dict[str, Any]) -> None:
     matches = matches_filter(payload, conditions)
     assert matches in (True, False)
     assert matches_filter(payload, {"$not": conditions}) is not matches
@@ -371,7 +371,7 @@ class Counted(list[Any]):
         return super().__iter__()
 
 
-def test_a_list_of_a_payload_is_read_once_however_many_filters_search_it() -> None:
+def test_a_list_of_a_payload_is_read_once_for_all_filters() -> None:
     members, lists = Counted(range(1_000)), ListIndex()
     filters = [compile_filter({"ids": {"$contains": number}}) for number in range(990, 1_010)]
 

@@ -244,7 +244,7 @@ def test_a_receipt_moved_with_its_number_and_another_ones_proof_is_refused() -> 
         ({"type": "everhook.receipt-bundle", "version": True}, "bundle"),
     ],
 )
-def test_what_is_no_bundle_of_ours_is_not_judged(bundle: Any, place: str) -> None:
+def test_what_is_no_everhook_bundle_is_not_verified(bundle: Any, place: str) -> None:
     with pytest.raises(UnknownBundle) as caught:
         verify(bundle)
     assert caught.value.place == place
@@ -321,7 +321,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def run_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own."""
+    """The same in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "cli", "receipts", "verify", *arguments],
         capture_output=True,

@@ -39,7 +39,7 @@ HEAD = Checkpoint(KEYS["origin"], 11, bytes.fromhex(GOOD["root"]), parse_time(GO
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case["name"])
-def test_a_checkpoint_of_the_vectors_verifies_and_says_what_it_should(case: dict[str, Any]) -> None:
+def test_a_checkpoint_of_the_vectors_verifies_and_has_the_expected_values(case: dict[str, Any]) -> None:
     verified = verify_checkpoint(case["note"], KNOWN).checkpoint
     time = parse_time(case["time"], "") if case["time"] else None
     assert verified == Checkpoint(KEYS["origin"], case["size"], bytes.fromhex(case["root"]), time)
@@ -105,7 +105,7 @@ def test_a_witness_changes_nothing_even_one_whose_line_is_nonsense_to_us() -> No
         assert verify_checkpoint(note, KNOWN).checkpoint == HEAD
 
 
-def test_of_several_signatures_by_known_keys_each_must_fit() -> None:
+def test_every_signature_by_a_known_key_must_be_valid() -> None:
     both = CASES["signed by both keys of a rotation"]["note"]
     first, second = both.partition("\n\n")[2].splitlines()
     assert verify_checkpoint(both, KNOWN)
@@ -114,7 +114,7 @@ def test_of_several_signatures_by_known_keys_each_must_fit() -> None:
             verify_checkpoint(note, KNOWN)
 
 
-def test_a_signature_in_another_name_does_not_count() -> None:
+def test_a_signature_under_another_name_is_ignored() -> None:
     note = NOTE.replace(f"— {ORIGIN} ", "— hooks.example.com ")
     with pytest.raises(InvalidDocument, match=r"^checkpoint\.signatures: none is by a known key"):
         verify_checkpoint(note, KNOWN)
@@ -150,12 +150,12 @@ def test_a_signature_in_another_name_does_not_count() -> None:
         ("a tab", "\n11\n", "\n11\t\n", ""),
         ("a space at the end", "\n11\n", "\n11 \n", "size"),
         ("two hyphens", "—", "--", "signatures[0]"),
-        ("no space behind the dash", "— ", "—", "signatures[0]"),
+        ("no space after the dash", "— ", "—", "signatures[0]"),
         ("no name", f"— {ORIGIN} ", "—  ", "signatures[0]"),
         ("no signature", SIGNATURE, f"— {ORIGIN}\n", "signatures[0]"),
         ("four bytes of signature", SIGNATURE, f"— {ORIGIN} AAAAAA==\n", "signatures[0]"),
         ("a short signature", SIGNATURE, SIGNATURE[:-9] + "\n", "signatures"),
-        ("white space behind the signature", SIGNATURE, SIGNATURE[:-1] + " \n", "signatures[0]"),
+        ("white space after the signature", SIGNATURE, SIGNATURE[:-1] + " \n", "signatures[0]"),
         ("no last line feed", SIGNATURE, SIGNATURE[:-1], "signatures"),
         ("too many signatures", SIGNATURE, SIGNATURE * 101, "signatures"),
         ("too long a text", TIME, TIME + "\nmore" * 20_000, ""),
@@ -204,7 +204,7 @@ def test_a_checkpoint_is_of_its_keys_time(time: datetime, fits: bool) -> None:
             verify_checkpoint(note, KNOWN)
 
 
-def test_an_undated_checkpoint_is_believed_of_a_key_in_use_only() -> None:
+def test_an_undated_checkpoint_is_accepted_only_if_its_key_is_in_use() -> None:
     note = CASES["without a time"]["note"]
     assert verify_checkpoint(note, KNOWN).checkpoint.time is None
     with pytest.raises(InvalidDocument, match=r"^checkpoint\.time: is missing"):

@@ -146,7 +146,7 @@ def test_there_is_no_proof_for_a_leaf_outside_the_tree(index: int, size: int) ->
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 3), (-1, 3)])
-def test_there_is_no_proof_that_a_tree_shrank(old: int, new: int) -> None:
+def test_a_consistency_proof_of_a_shrinking_tree_does_not_exist(old: int, new: int) -> None:
     with pytest.raises(ValueError):
         consistency_ranges(old, new)
     assert not verify_consistency(old, HASHES[0], new, HASHES[0], [])
@@ -220,7 +220,7 @@ SIZES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-async def test_a_store_answers_any_proof_as_the_definition_does(data: st.DataObject) -> None:
+async def test_a_store_returns_the_same_proofs_as_the_definition(data: st.DataObject) -> None:
     size = data.draw(SIZES)
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size))
     store, hashes = Memory(HASHES[:size]), HASHES[:size]
@@ -231,7 +231,7 @@ async def test_a_store_answers_any_proof_as_the_definition_does(data: st.DataObj
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, st.lists(st.integers(0, 700), max_size=6))
-async def test_a_log_grows_to_the_same_blocks_and_root_however_it_is_cut_up(size: int, steps: list[int]) -> None:
+async def test_a_log_has_the_same_blocks_and_root_in_batches_of_any_size(size: int, steps: list[int]) -> None:
     """Each step loads what the last one stored, as the sealing job does."""
     store = Memory([])
     for step in [*steps, size]:
@@ -299,7 +299,7 @@ async def test_the_edge_of_whole_blocks_asks_for_no_leaves() -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda s: s.kept_leaves.pop(), lambda s: s.kept_blocks.pop((1, 1))])
-async def test_a_store_that_lost_hashes_answers_no_proof(damage: Callable[[Memory], object]) -> None:
+async def test_a_store_that_lost_hashes_returns_no_proof(damage: Callable[[Memory], object]) -> None:
     store = Memory(HASHES[:1_000])
     damage(store)
     with pytest.raises(MissingHashes):

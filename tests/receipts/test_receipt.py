@@ -43,7 +43,7 @@ def decoded(part: str) -> Any:
 
 
 @pytest.mark.parametrize("case", RECEIPTS, ids=lambda case: str(case["seq"]))
-def test_a_receipt_of_the_vectors_verifies_and_says_what_it_should(case: dict[str, Any]) -> None:
+def test_a_receipt_of_the_vectors_verifies_and_has_the_expected_claims(case: dict[str, Any]) -> None:
     verified = verify_receipt(case["jws"], KNOWN)
     assert verified.receipt.to_claims() == case["claims"]
     assert verified.key.kid == (OLD if case["seq"] < 6 else NEW).kid

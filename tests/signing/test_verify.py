@@ -51,20 +51,20 @@ def test_old_signatures_and_those_of_the_future_are_refused(scheme: SignatureSch
 
 
 @pytest.mark.parametrize("timestamp", ["", "soon", "1e9", "٣", "9" * 20])
-def test_a_timestamp_that_is_none_is_said(timestamp: str) -> None:
+def test_an_invalid_timestamp_is_reported(timestamp: str) -> None:
     headers = signed(SECRET, schemes=[SignatureScheme.STANDARD]) | {"webhook-timestamp": timestamp}
     assert verify(headers, BODY, [SECRET], MOMENT).why == "standard: it has no timestamp"
 
 
-def test_what_is_not_signed_is_not_genuine() -> None:
+def test_a_request_without_a_signature_is_not_genuine() -> None:
     assert verify({"webhook-id": "msg_1"}, BODY, [SECRET], MOMENT).why == "it is not signed"
 
 
-def test_signatures_beyond_ascii_are_wrong_and_no_fault() -> None:
+def test_a_non_ascii_signature_is_invalid_and_raises_nothing() -> None:
     headers = signed(SECRET, schemes=[SignatureScheme.STANDARD]) | {"webhook-signature": "v1,é"}
     assert not verify(headers, BODY, [SECRET], MOMENT).is_genuine
 
 
-def test_a_secret_that_is_none_is_a_fault_of_the_caller() -> None:
+def test_an_invalid_secret_is_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="whsec_"):
         verify(signed(SECRET), BODY, ["hunter2"], MOMENT)

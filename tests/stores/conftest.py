@@ -1,4 +1,4 @@
-"""Every test of the store runs on SQLite and on a real PostgreSQL, on a database of its own.
+"""Every test of the store runs on SQLite and on a real PostgreSQL, each in its own database.
 
 Engines live as long as the session, for they keep the statements that they have compiled; their connections end with
 each test. Databases are emptied or copied before each test.

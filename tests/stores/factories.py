@@ -75,9 +75,9 @@ def attempt_record(delivery: Delivery, number: int = 1, **changes: Any) -> Attem
     return AttemptRecord(**(fields | changes))
 
 
-def accepted(answer: Acceptance) -> Accepted:
-    assert isinstance(answer, Accepted), answer
-    return answer
+def accepted(result: Acceptance) -> Accepted:
+    assert isinstance(result, Accepted), result
+    return result
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Store:
         return endpoint
 
     async def delivery(self, endpoint: Endpoint | None = None, **changes: Any) -> Delivery:
-        """A delivery in whatever state, with its message; to a new endpoint unless one is given."""
+        """A delivery in any state, with its message; to a new endpoint unless one is given."""
         (delivery,) = await self.deliveries(1, endpoint, **changes)
         return delivery
 
     async def deliveries(self, count: int, endpoint: Endpoint | None = None, **changes: Any) -> list[Delivery]:
-        """So many of them, to one endpoint, oldest first."""
+        """This many deliveries to one endpoint, oldest first."""
         endpoint = endpoint or await self.subscribed()
         pairs = [_delivery(endpoint, changes) for _ in range(count)]
         async with self.database.writing() as session:

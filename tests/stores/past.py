@@ -1,4 +1,4 @@
-"""Rows as they were made long ago."""
+"""Rows that were created long ago."""
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,11 +15,11 @@ from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Messag
 from tests.stores.factories import CHANNEL, moment
 
 _RANDOM = 16
-"""Digits of an id behind those of its time."""
+"""Digits of an id after those of its time."""
 
 
 def gid_of(kind: Kind, days: float) -> str:
-    """An id as it was made so many days ago."""
+    """An id that was created this many days ago."""
     return first_gid_at(kind, now() - timedelta(days=days))[:-_RANDOM] + new_gid(kind)[-_RANDOM:]
 
 
@@ -37,7 +37,7 @@ def message(days: float, **changes: Any) -> Message:
 
 
 def delivery(of: Message, endpoint: Endpoint, *, ended: float | None, **changes: Any) -> Delivery:
-    """A delivery that was delivered so many days ago; None: it is under way."""
+    """A delivery that was delivered this many days ago; None: it is under way."""
     fields: dict[str, Any] = {
         "tenant_gid": endpoint.tenant_gid,
         "message_gid": of.gid,
@@ -93,7 +93,7 @@ async def message_of(database: Database, row: Message | Delivery) -> Message | N
         return await session.get(Message, gid, populate_existing=True)
 
 
-def has_answers(row: Attempt) -> bool:
+def has_response(row: Attempt) -> bool:
     return any(part is not None for part in (row.response_body, row.response_headers, row.error_detail))
 
 

@@ -33,7 +33,7 @@ def _listen(database: Database, note: Callable[[str, Any], object]) -> None:
 
 
 async def plan_of(database: Database, sql: str, parameters: Any) -> str:
-    """The plan as the database tells it. PostgreSQL reads small tables whole unless it is told not to."""
+    """The plan as the database shows it. PostgreSQL reads small tables whole unless sequential scans are off."""
     async with database.write_connection() as connection:
         if not database.is_sqlite:
             await connection.execute(text("SET LOCAL enable_seqscan = off"))

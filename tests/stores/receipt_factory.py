@@ -37,7 +37,7 @@ class Log:
         return await IssuerCache(self.database, self.keyring, ISSUER).get()
 
     async def grow(self, count: int = 1, **changes: Any) -> list[str]:
-        """So many attempts on record, each with its receipt; their gids, oldest first."""
+        """Record `count` attempts, each with its receipt. Returns their gids, oldest first."""
         issuer = await self.issuer()
         recorder, attempts = Recorder(self.database), []
         for _ in range(count):
@@ -119,7 +119,7 @@ class Log:
         return verify(bundle, since=held.note if held is not None else None, keys=keys)
 
     async def change(self, *statements: str, **parameters: Any) -> None:
-        """What somebody with access to the database can do."""
+        """Change rows as anyone with access to the database can."""
         async with self.database.write_connection() as connection:
             for statement in statements:
                 done = await connection.execute(text(statement), parameters)

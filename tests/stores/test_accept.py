@@ -1,4 +1,4 @@
-"""The transaction behind every 202: who gets a delivery, what a repeated key is answered, and all or nothing."""
+"""The transaction of every 202: who gets a delivery, what a repeated key returns, and all or nothing."""
 
 import asyncio
 from dataclasses import replace
@@ -23,8 +23,8 @@ from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, moment, publication
 
 
-def receivers(answer: Acceptance) -> set[str]:
-    return {delivery.endpoint_gid for delivery in accepted(answer).deliveries}
+def receivers(result: Acceptance) -> set[str]:
+    return {delivery.endpoint_gid for delivery in accepted(result).deliveries}
 
 
 async def deliveries_in(store: Store) -> list[Delivery]:
@@ -39,11 +39,11 @@ async def test_a_message_and_one_delivery_for_each_endpoint_are_committed(store:
     ends = [await store.subscribed() for _ in range(3)]
     published = publication({"n": 1}, key="k")
     bounds = {"lane_wait": timedelta(seconds=2), "first_attempt_grace": timedelta(seconds=3)}
-    answer = accepted(await store.acceptor(**bounds).accept(published))
-    assert receivers(answer) == {end.gid for end in ends}
-    assert not answer.duplicate
+    result = accepted(await store.acceptor(**bounds).accept(published))
+    assert receivers(result) == {end.gid for end in ends}
+    assert not result.duplicate
     rows = await deliveries_in(store)
-    assert [row.gid for row in rows] == sorted(d.delivery_gid for d in answer.deliveries)
+    assert [row.gid for row in rows] == sorted(d.delivery_gid for d in result.deliveries)
     for row in rows:
         assert (row.message_gid, row.status, row.round, row.attempts) == (
             published.message_gid,
@@ -73,9 +73,9 @@ async def test_the_orders_are_those_to_start_with_what_their_endpoints_ask_for(s
     for end in (limited, plain):
         await store.subscription(end)
     published = publication()
-    answer = accepted(await store.acceptor().accept(published))
-    inputs = {new.input.endpoint_gid: new.input for new in answer.new}
-    gids = {delivery.endpoint_gid: delivery.delivery_gid for delivery in answer.deliveries}
+    result = accepted(await store.acceptor().accept(published))
+    inputs = {new.input.endpoint_gid: new.input for new in result.new}
+    gids = {delivery.endpoint_gid: delivery.delivery_gid for delivery in result.deliveries}
     common: dict[str, Any] = {
         "message_gid": published.message_gid,
         "tenant": "acme",
@@ -119,16 +119,16 @@ async def test_a_subscription_takes_what_its_patterns_and_its_filter_let_through
 ) -> None:
     await store.channel()
     await store.subscription(await store.endpoint(), **subscription)
-    answer = accepted(await store.acceptor().accept(publication(content, event_type=event_type)))
-    assert len(answer.deliveries) == len(await deliveries_in(store)) == delivered
+    result = accepted(await store.acceptor().accept(publication(content, event_type=event_type)))
+    assert len(result.deliveries) == len(await deliveries_in(store)) == delivered
 
 
 async def test_overlapping_subscriptions_of_one_endpoint_make_one_delivery(store: Store) -> None:
     end = await store.subscribed()
     await store.subscription(end, events=["order.*"])
     await store.subscription(end, events=["order.created"])
-    answer = accepted(await store.acceptor().accept(publication()))
-    assert [delivery.endpoint_gid for delivery in answer.deliveries] == [end.gid]
+    result = accepted(await store.acceptor().accept(publication()))
+    assert [delivery.endpoint_gid for delivery in result.deliveries] == [end.gid]
     assert len(await deliveries_in(store)) == 1
 
 
@@ -146,14 +146,14 @@ async def test_a_message_for_one_tenant_reaches_its_endpoints_only(store: Store)
     assert {row.tenant_gid for row in await deliveries_in(store)} == {acme, globex, DEFAULT_TENANT_GID}
 
 
-async def test_a_message_that_nobody_takes_is_accepted_all_the_same(store: Store) -> None:
+async def test_a_message_without_subscribers_is_accepted(store: Store) -> None:
     await store.channel()
-    answer = accepted(await store.acceptor().accept(publication()))
-    assert (answer.deliveries, answer.new) == ((), ())
+    result = accepted(await store.acceptor().accept(publication()))
+    assert (result.deliveries, result.new) == ((), ())
     assert await store.count(Message) == 1
 
 
-async def test_an_unknown_channel_is_answered_so_and_nothing_is_kept(store: Store) -> None:
+async def test_an_unknown_channel_is_reported_and_nothing_is_stored(store: Store) -> None:
     assert await store.acceptor().accept(publication(channel="nowhere")) == UnknownChannel("nowhere")
     assert await store.count(Message) == 0
 
@@ -167,7 +167,7 @@ async def test_a_channels_messages_do_not_reach_another_channels_subscribers(sto
 # Idempotency
 
 
-async def test_a_repeated_key_is_answered_with_the_first_message(store: Store) -> None:
+async def test_a_repeated_key_returns_the_first_message(store: Store) -> None:
     await store.subscribed()
     acceptor = store.acceptor()
     first = accepted(await acceptor.accept(publication(key="k")))
@@ -176,7 +176,7 @@ async def test_a_repeated_key_is_answered_with_the_first_message(store: Store) -
     assert (await store.count(Message), await store.count(Delivery)) == (1, 1)
 
 
-async def test_a_repeated_key_tells_where_its_deliveries_are_now(store: Store, database: Database) -> None:
+async def test_a_repeated_key_returns_the_present_status_of_its_deliveries(store: Store, database: Database) -> None:
     await store.subscribed()
     acceptor = store.acceptor()
     await acceptor.accept(publication(key="k"))
@@ -186,7 +186,7 @@ async def test_a_repeated_key_tells_where_its_deliveries_are_now(store: Store, d
     assert [delivery.status for delivery in again.deliveries] == [DeliveryStatus.DELIVERED]
 
 
-async def test_a_key_with_another_body_is_refused_and_names_the_message_it_stands_for(store: Store) -> None:
+async def test_a_key_with_another_body_is_refused_and_the_error_names_its_message(store: Store) -> None:
     await store.subscribed()
     acceptor = store.acceptor()
     first = accepted(await acceptor.accept(publication({"a": 1}, key="k")))
@@ -207,29 +207,29 @@ async def test_a_key_counts_within_its_channel_and_its_tenant(store: Store) -> N
         {"key": "K"},
     ]
     first = [accepted(await acceptor.accept(publication(**place))) for place in places]
-    assert not any(answer.duplicate for answer in first)
+    assert not any(result.duplicate for result in first)
     again = [accepted(await acceptor.accept(publication(**place))) for place in places]
-    assert [answer.message_gid for answer in again] == [answer.message_gid for answer in first]
-    assert all(answer.duplicate for answer in again)
+    assert [result.message_gid for result in again] == [result.message_gid for result in first]
+    assert all(result.duplicate for result in again)
     assert await store.count(Message) == 5
 
 
 async def test_without_a_key_every_message_is_a_new_one(store: Store) -> None:
     await store.channel()
     acceptor = store.acceptor()
-    answers = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)))
-    assert len({accepted(answer).message_gid for answer in answers}) == 20
+    results = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)))
+    assert len({accepted(result).message_gid for result in results}) == 20
 
 
 async def test_a_thousand_duplicates_at_once_make_one_message_and_one_set_of_deliveries(store: Store) -> None:
     ends = {(await store.subscribed()).gid, (await store.subscribed()).gid}
     acceptor = store.acceptor()
-    answers = [
-        accepted(answer)
-        for answer in await asyncio.gather(*(acceptor.accept(publication(key="k")) for _ in range(1_000)))
+    results = [
+        accepted(result)
+        for result in await asyncio.gather(*(acceptor.accept(publication(key="k")) for _ in range(1_000)))
     ]
     assert (await store.count(Message), await store.count(Delivery)) == (1, 2)
-    _assert_one_message(answers, ends)
+    _assert_one_message(results, ends)
 
 
 async def test_duplicates_through_two_processes_at_once_make_one_message(
@@ -237,12 +237,12 @@ async def test_duplicates_through_two_processes_at_once_make_one_message(
 ) -> None:
     ends = {(await store.subscribed()).gid, (await store.subscribed()).gid}
     acceptors = [store.acceptor(), Store(other_database).acceptor()]
-    answers = [
-        accepted(answer)
-        for answer in await asyncio.gather(*(acceptors[n % 2].accept(publication(key="k")) for n in range(1_000)))
+    results = [
+        accepted(result)
+        for result in await asyncio.gather(*(acceptors[n % 2].accept(publication(key="k")) for n in range(1_000)))
     ]
     assert (await store.count(Message), await store.count(Delivery)) == (1, 2)
-    _assert_one_message(answers, ends)
+    _assert_one_message(results, ends)
 
 
 async def test_many_keys_through_two_processes_at_once_do_not_block_each_other(
@@ -256,9 +256,9 @@ async def test_many_keys_through_two_processes_at_once_do_not_block_each_other(
         input = keys if number % 2 else list(reversed(keys))
         return list(await acceptors[number % 2].accept_all([publication(key=key) for key in input]))
 
-    answers = [accepted(a) for batch in await asyncio.gather(*map(publish_all, range(8))) for a in batch]
-    assert sum(not answer.duplicate for answer in answers) == len(keys)
-    assert len({answer.message_gid for answer in answers}) == len(keys)
+    results = [accepted(a) for batch in await asyncio.gather(*map(publish_all, range(8))) for a in batch]
+    assert sum(not result.duplicate for result in results) == len(keys)
+    assert len({result.message_gid for result in results}) == len(keys)
     assert (await store.count(Message), await store.count(Delivery)) == (len(keys), len(keys))
 
 
@@ -273,11 +273,11 @@ async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_c
         await holder.execute(insert(table_of(Message)), [_row(taken)])
         batch = [publication(key="z"), publication(key="m")]
         waiting = asyncio.create_task(Store(other_database).acceptor().accept_all(batch))
-        await assert_eventually(lambda: _assert_somebody_waits(database))
+        await assert_eventually(lambda: _assert_a_lock_is_awaited(database))
         async with asyncio.timeout(30):  # the one that waits for m has not taken z yet
             last = accepted(await store.acceptor().accept(publication(key="z")))
     assert not last.duplicate
-    assert [accepted(answer).message_gid for answer in await waiting] == [last.message_gid, taken.message_gid]
+    assert [accepted(result).message_gid for result in await waiting] == [last.message_gid, taken.message_gid]
 
 
 def _key_row(published: Publication) -> dict[str, Any]:
@@ -291,23 +291,23 @@ def _row(published: Publication) -> dict[str, Any]:
     return row | {"gid": published.message_gid, "idempotency_scope": "", "accepted_at": moment()}
 
 
-async def _assert_somebody_waits(database: Database) -> None:
+async def _assert_a_lock_is_awaited(database: Database) -> None:
     async with database.read_connection() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
 
 
-def _assert_one_message(answers: list[Accepted], endpoints: set[str]) -> None:
-    assert [answer.duplicate for answer in answers].count(False) == 1
-    assert len({answer.message_gid for answer in answers}) == 1
-    assert len({frozenset(d.delivery_gid for d in answer.deliveries) for answer in answers}) == 1
-    assert all(receivers(answer) == endpoints for answer in answers)
-    assert sum(len(answer.new) for answer in answers) == len(endpoints)
+def _assert_one_message(results: list[Accepted], endpoints: set[str]) -> None:
+    assert [result.duplicate for result in results].count(False) == 1
+    assert len({result.message_gid for result in results}) == 1
+    assert len({frozenset(d.delivery_gid for d in result.deliveries) for result in results}) == 1
+    assert all(receivers(result) == endpoints for result in results)
+    assert sum(len(result.new) for result in results) == len(endpoints)
 
 
 # Batches
 
 
-async def test_a_batch_is_answered_in_its_order_each_by_itself(store: Store) -> None:
+async def test_a_batch_returns_one_result_for_each_message_in_order(store: Store) -> None:
     await store.subscribed()
     acceptor = store.acceptor()
     before = accepted(await acceptor.accept(publication(key="before")))
@@ -342,7 +342,7 @@ async def test_a_batch_is_committed_whole_or_not_at_all(store: Store) -> None:
     assert (await store.count(Message), await store.count(Delivery)) == (2, 2)
 
 
-async def test_an_empty_batch_is_answered_by_nothing(store: Store) -> None:
+async def test_an_empty_batch_returns_no_results(store: Store) -> None:
     assert list(await store.acceptor().accept_all([])) == []
 
 
@@ -350,18 +350,18 @@ async def test_one_message_that_the_database_refuses_does_not_take_others_with_i
     await store.subscribed()
     acceptor = store.acceptor()
     good = [publication(key=f"k{n}") for n in range(40)]
-    answers = await asyncio.gather(
+    results = await asyncio.gather(
         *(acceptor.accept(p) for p in [*good[:20], publication(event_type=None), *good[20:]]), return_exceptions=True
     )
-    failed = [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)]
+    failed = [n for n, result in enumerate(results) if isinstance(result, BaseException)]
     assert failed == [20]
     assert (await store.count(Message), await store.count(Delivery)) == (40, 40)
 
 
 async def test_publishing_says_so_while_the_database_is_away(lost_database: Database) -> None:
     acceptor = Store(lost_database).acceptor()
-    answers = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)), return_exceptions=True)
-    assert all(isinstance(answer, Exception) and is_unavailable(answer) for answer in answers), answers[0]
+    results = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(result, Exception) and is_unavailable(result) for result in results), results[0]
 
 
 # The route cache

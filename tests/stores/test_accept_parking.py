@@ -90,7 +90,7 @@ async def test_a_half_open_circuit_lets_exactly_one_of_many_through_as_its_probe
     assert [len(acceptance.new) for acceptance in acceptances] == [1, 0, 0]
 
 
-async def test_of_one_message_each_endpoint_gets_what_its_own_circuit_allows(
+async def test_each_endpoint_of_a_message_gets_what_its_own_circuit_allows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuits, "MAX_STATES", 2)
@@ -154,7 +154,7 @@ async def opened(store: Store) -> tuple[Endpoint, Circuit]:
     return end, Circuit(version=2)
 
 
-async def assert_somebody_waits(database: Database) -> None:
+async def assert_a_lock_is_awaited(database: Database) -> None:
     async with database.read_connection() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
 
@@ -169,7 +169,7 @@ async def test_what_is_accepted_while_a_circuit_closes_waits_for_it_and_is_not_p
         await circuits.project(session, end.gid, closed)
         await session.flush()
         accepting = asyncio.create_task(acceptor.accept(publication()))
-        await assert_eventually(lambda: assert_somebody_waits(database))
+        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
     acceptance = accepted(await accepting)
     assert (statuses(acceptance), len(acceptance.new)) == ([ACCEPTED], 1)
     assert acceptance.new[0].snapshot is not None and acceptance.new[0].snapshot.state is CircuitState.CLOSED
@@ -190,7 +190,7 @@ async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_
     async with database.write_connection() as connection:
         (acceptance,) = await store.acceptor().accept_within(connection, [publication()])
         closing = asyncio.create_task(close_and_look())
-        await assert_eventually(lambda: assert_somebody_waits(database))
+        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
     (delivery,) = accepted(acceptance).deliveries
     assert delivery.status is PARKED
     assert await closing == [Parked(delivery.delivery_gid, has_workflow=False)]
@@ -236,7 +236,7 @@ async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
     async with database.write_connection() as connection:
         await endpoint_states(connection, ["ep_1"], lock_held=True)
         waking = asyncio.create_task(wake())
-        await assert_eventually(lambda: assert_somebody_waits(database))
+        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
         await endpoint_states(connection, ["ep_2"], lock_held=True)
     await waking
 

@@ -1,4 +1,4 @@
-"""Thresholds: what is on record is the state, and each crossing is told once."""
+"""Thresholds: the recorded events are the state, and each crossing is reported once."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -54,14 +54,14 @@ async def minute(store: Store, minutes_ago: int, **counts: int) -> None:
         session.add(EndpointMinute(endpoint_gid=end.gid, minute=at, tenant_gid=end.tenant_gid, **counts))
 
 
-async def test_while_all_is_well_nothing_is_told(store: Store) -> None:
+async def test_nothing_is_reported_below_the_thresholds(store: Store) -> None:
     await store.deliveries(9, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
     await minute(store, 1, delivered=100)
     assert await look(store) == []
     assert await store.events() == []
 
 
-async def test_dead_letters_are_told_when_there_are_so_many_and_again_only_after_there_were_fewer(store: Store) -> None:
+async def test_dead_letters_are_reported_at_the_threshold_and_again_only_after_there_were_fewer(store: Store) -> None:
     rows = await store.deliveries(10, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
     assert await look(store) == [EventKind.DEAD_LETTERS]
     assert await look(store) == []
@@ -82,7 +82,7 @@ async def test_dead_letters_are_told_when_there_are_so_many_and_again_only_after
     ]
 
 
-async def test_a_low_success_rate_is_told_of_enough_attempts(store: Store) -> None:
+async def test_a_low_success_rate_is_reported_once_there_are_enough_attempts(store: Store) -> None:
     await minute(store, 1, retried=10, rejected=9)
     await minute(store, 60, retried=1_000)
     assert await look(store) == [], "19 attempts within the window are too few to say"
@@ -96,7 +96,7 @@ async def test_a_low_success_rate_is_told_of_enough_attempts(store: Store) -> No
     assert (await data(store))[0]["value"] == pytest.approx(0.05)
 
 
-async def test_an_old_delivery_that_nobody_started_is_told(store: Store) -> None:
+async def test_an_old_delivery_that_was_not_started_is_reported(store: Store) -> None:
     await store.delivery(dispatched_at=now(), gid="dlv_" + "0" * 26)
     await store.delivery()
     assert await look(store) == []
@@ -107,7 +107,7 @@ async def test_an_old_delivery_that_nobody_started_is_told(store: Store) -> None
     assert [one["state"] for one in await data(store)] == ["raised", "cleared"]
 
 
-async def test_a_threshold_of_nought_is_off(store: Store) -> None:
+async def test_a_threshold_of_zero_is_off(store: Store) -> None:
     await store.deliveries(200, status=DeliveryStatus.DEAD_LETTERED)
     await store.delivery(gid="dlv_" + "0" * 26)
     await minute(store, 1, retried=500)

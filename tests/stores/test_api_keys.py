@@ -116,19 +116,19 @@ async def test_an_unknown_id_costs_the_same_query_as_a_wrong_key(database: Datab
     assert len(asked) == 2 and asked[0] == asked[1]
 
 
-async def test_whether_anybody_could_call(database: Database) -> None:
-    async def anybody() -> bool:
+async def test_whether_any_key_could_call(database: Database) -> None:
+    async def any_key() -> bool:
         async with database.reading() as session:
             return await api_keys.has_usable(session)
 
-    assert not await anybody()
+    assert not await any_key()
     await made(database, lasts=timedelta(seconds=-1))
     revoked, _ = await made(database)
     async with database.writing() as session:
         await api_keys.revoke(session, revoked)
-    assert not await anybody()
+    assert not await any_key()
     await made(database)
-    assert await anybody()
+    assert await any_key()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def test_archived_receipts_leave_the_database_and_everything_is_still_prov
     assert found.checkpoint is not None and found.checkpoint.size == 7
     assert verify_archive(file).unproven != ()  # the keys came with it
     await log.grow(5)
-    await log.seal()  # the sealer goes on where it was
+    await log.seal()  # the sealer continues where it was
     assert await audited(log) == 12
     async with log.database.reading() as session:
         assert (await audit_log(session, log.tenant_gid, log.keyring)).archived == 7
@@ -167,7 +167,7 @@ STEPS = ["write_archive", "verify_archive", "rename_on_disk", "_record", "delete
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_run_that_dies_at_a_step_loses_nothing_and_the_next_one_goes_on(
+async def test_a_run_that_dies_at_a_step_loses_nothing_and_the_next_one_continues(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     await log.grown(3)

@@ -53,17 +53,17 @@ async def test_a_server_that_hangs_is_away_and_not_waited_for(postgres: Postgres
     "state",
     ["08006", "25006", "53100", "53200", "53300", "57014", "57P01", "57P02", "57P03", "58030"],
 )
-async def test_what_postgresql_says_of_itself_means_away(away: Database, state: str) -> None:
+async def test_an_error_about_the_server_means_that_it_is_away(away: Database, state: str) -> None:
     error = await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
     assert isinstance(error, DBAPIError) and is_unavailable(error) and not refuses_connections(error)
 
 
 @pytest.mark.parametrize("state", ["22012", "23505", "42601", "55000"])
-async def test_what_it_says_of_a_statement_does_not(away: Database, state: str) -> None:
+async def test_an_error_about_a_statement_does_not_mean_that_the_server_is_away(away: Database, state: str) -> None:
     assert not is_unavailable(await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
 
 
-async def test_a_database_or_a_user_that_is_not_there_is_another_matter(postgres: PostgresServer) -> None:
+async def test_a_missing_database_or_user_is_a_refused_connection(postgres: PostgresServer) -> None:
     for url in (url_of(postgres, "nosuch"), url_of(postgres).replace("everhook@", "nobody@")):
         database = Database(url)
         error = await raised(database, "SELECT 1")
@@ -72,7 +72,7 @@ async def test_a_database_or_a_user_that_is_not_there_is_another_matter(postgres
 
 
 async def test_a_connection_to_a_standby_is_not_used_again(away: Database) -> None:
-    """Behind a failover the name leads elsewhere, and the old connections still to what was the primary."""
+    """After a failover the name resolves to another server; old connections still lead to the former primary."""
     await raised(away, "DO $$ BEGIN RAISE SQLSTATE '25006'; END $$")
     async with away.write_connection() as connection:
         first = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -81,7 +81,7 @@ async def test_a_connection_to_a_standby_is_not_used_again(away: Database) -> No
         assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != first
 
 
-async def test_a_migration_that_is_not_let_in_is_one_line(postgres: PostgresServer, tmp_path: Path) -> None:
+async def test_a_migration_without_access_ends_with_a_one_line_error(postgres: PostgresServer, tmp_path: Path) -> None:
     env = {"EVERHOOK_DATABASE_URL": postgres.url_of("nosuch"), "EVERHOOK_DEV": "true"}
     process = Process([sys.executable, "-m", "cli", "migrate"], log=tmp_path / "migrate.log", env=env)
     process.start()

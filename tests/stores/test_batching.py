@@ -59,7 +59,7 @@ def names(count: int) -> list[str]:
     return [f"t{n:04}" for n in range(count)]
 
 
-async def test_a_lone_caller_is_answered_after_its_commit(
+async def test_a_single_caller_gets_its_result_after_its_commit(
     database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     assert await group.submit("one") == "ONE"
@@ -99,17 +99,17 @@ async def test_a_poisoned_row_fails_alone_and_all_others_are_committed(
     database: Database, group: BatchExecutor[str, str], place: int
 ) -> None:
     good = names(49)
-    answers = await asyncio.gather(*map(group.submit, [*good[:place], TAKEN, *good[place:]]), return_exceptions=True)
-    assert [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)] == [place]
-    assert isinstance(answers[place], IntegrityError)
+    results = await asyncio.gather(*map(group.submit, [*good[:place], TAKEN, *good[place:]]), return_exceptions=True)
+    assert [n for n, result in enumerate(results) if isinstance(result, BaseException)] == [place]
+    assert isinstance(results[place], IntegrityError)
     assert await names_in(database) == set(good)
 
 
 async def test_a_group_of_nothing_but_poison_fails_and_the_next_one_succeeds(
     database: Database, group: BatchExecutor[str, str]
 ) -> None:
-    answers = await asyncio.gather(*(group.submit(TAKEN) for _ in range(5)), return_exceptions=True)
-    assert all(isinstance(answer, IntegrityError) for answer in answers)
+    results = await asyncio.gather(*(group.submit(TAKEN) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(result, IntegrityError) for result in results)
     assert await group.submit("good") == "GOOD"
     assert await names_in(database) == {"good"}
 
@@ -118,41 +118,41 @@ async def test_an_error_that_is_not_the_databases_is_everyones_and_nothing_is_co
     database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.failures = [LookupError("a bug")]
-    answers = await asyncio.gather(*map(group.submit, names(5)), return_exceptions=True)
-    assert all(isinstance(answer, LookupError) for answer in answers)
+    results = await asyncio.gather(*map(group.submit, names(5)), return_exceptions=True)
+    assert all(isinstance(result, LookupError) for result in results)
     assert len(inserts.groups) == 1
     assert await names_in(database) == set()
     assert await group.submit("after") == "AFTER"
 
 
-async def test_an_unavailable_database_is_asked_once_a_group_and_tells_everyone(
+async def test_an_unavailable_database_is_called_once_a_group_and_every_caller_gets_the_error(
     group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.failures = [OperationalError("INSERT", {}, Exception("away"))]
-    answers = await asyncio.gather(*map(group.submit, names(200)), return_exceptions=True)
-    assert all(isinstance(answer, OperationalError) for answer in answers)
+    results = await asyncio.gather(*map(group.submit, names(200)), return_exceptions=True)
+    assert all(isinstance(result, OperationalError) for result in results)
     assert len(inserts.groups) == 1
     assert await group.submit("after") == "AFTER"
 
 
-async def test_everyone_is_told_where_there_is_no_connection(lost_database: Database, inserts: Inserts) -> None:
+async def test_every_caller_gets_the_error_without_a_connection(lost_database: Database, inserts: Inserts) -> None:
     group = BatchExecutor(lost_database.write_connection, inserts)
-    answers = await asyncio.gather(*map(group.submit, names(20)), return_exceptions=True)
-    assert all(isinstance(answer, Exception) and is_unavailable(answer) for answer in answers)
+    results = await asyncio.gather(*map(group.submit, names(20)), return_exceptions=True)
+    assert all(isinstance(result, Exception) and is_unavailable(result) for result in results)
     assert inserts.groups == []
 
 
-async def test_a_commit_that_fails_is_told_to_everyone_in_it(database: Database, inserts: Inserts) -> None:
+async def test_every_caller_of_a_failed_commit_gets_its_error(database: Database, inserts: Inserts) -> None:
     @asynccontextmanager
     async def breaks_at_commit() -> AsyncIterator[AsyncConnection]:
         async with database.write_connection() as connection:
             yield connection
             raise OperationalError("COMMIT", {}, Exception("gone"))
 
-    answers = await asyncio.gather(
+    results = await asyncio.gather(
         *map(BatchExecutor(breaks_at_commit, inserts).submit, names(5)), return_exceptions=True
     )
-    assert all(isinstance(answer, OperationalError) for answer in answers)
+    assert all(isinstance(result, OperationalError) for result in results)
     assert await names_in(database) == set()
 
 
@@ -170,7 +170,9 @@ async def test_what_was_submitted_is_committed_even_if_its_caller_leaves(
     assert await names_in(database) == {"leaver", "stayer"}
 
 
-async def test_an_error_whose_caller_left_disturbs_nobody(group: BatchExecutor[str, str], inserts: Inserts) -> None:
+async def test_an_error_whose_caller_left_has_no_effect_on_others(
+    group: BatchExecutor[str, str], inserts: Inserts
+) -> None:
     inserts.gate.clear()
     leaver = asyncio.create_task(group.submit(TAKEN))
     await inserts.started.wait()

@@ -29,7 +29,7 @@ async def channel_that(store: Store, validation: ValidationMode) -> None:
         await channels.create(session, "orders", None, validation=validation)
 
 
-async def test_a_message_that_does_not_fit_is_refused_among_others_of_its_group(store: Store) -> None:
+async def test_an_invalid_message_of_a_group_is_refused_and_the_others_are_accepted(store: Store) -> None:
     await described(store.database)
     await channel_that(store, ValidationMode.REJECT)
     acceptor = store.acceptor()
@@ -43,16 +43,16 @@ async def test_a_message_that_does_not_fit_is_refused_among_others_of_its_group(
     assert await store.count(Message) == 2
 
 
-async def test_what_does_not_fit_is_stored_with_the_reason_where_the_channel_warns(store: Store) -> None:
+async def test_an_invalid_message_is_stored_with_the_reason_on_a_channel_that_warns(store: Store) -> None:
     await described(store.database)
     await channel_that(store, ValidationMode.WARN)
 
-    answer = await store.acceptor().accept(publication({"n": "x"}))
+    result = await store.acceptor().accept(publication({"n": "x"}))
 
-    assert isinstance(answer, Accepted) and answer.fault is not None
+    assert isinstance(result, Accepted) and result.fault is not None
     async with store.database.reading() as session:
         (stored,) = (await session.execute(select(col(Message.validation_error)))).scalars()
-    assert stored == str(answer.fault)
+    assert stored == str(result.fault)
 
 
 async def test_a_schema_that_another_process_changed_counts_for_the_next_message(
@@ -82,7 +82,7 @@ async def test_rows_are_found_by_the_name_that_they_were_given(store: Store, nam
         assert [each.name for each in page.rows] == [name]
 
 
-async def test_a_schema_that_cannot_be_used_any_more_keeps_no_one_from_publishing(store: Store) -> None:
+async def test_a_schema_that_cannot_be_used_any_more_does_not_block_publishing(store: Store) -> None:
     await described(store.database, {"type": "no such type"})
     await channel_that(store, ValidationMode.REJECT)
 

@@ -90,7 +90,7 @@ async def test_a_deleted_endpoint_has_no_circuit_any_more(store: Store) -> None:
         ([replace(OPENED, hold=Hold.DISABLED)], ["endpoint.circuit_opened", "endpoint.disabled"]),
     ],
 )
-async def test_operators_hear_of_each_transition_once(store: Store, states: list[Circuit], kinds: list[str]) -> None:
+async def test_each_transition_creates_one_event(store: Store, states: list[Circuit], kinds: list[str]) -> None:
     end = await store.endpoint()
     for state in states:
         await project(store, end.gid, state, state)
@@ -220,7 +220,7 @@ async def specs(store: Store, endpoint_gid: str) -> list[dict[str, Any] | None]:
         return [dict(each) if each else None for each in await circuits.circuit_specs(session, endpoint_gid)]
 
 
-async def test_the_settings_of_an_endpoint_are_those_of_its_channels_oldest_subscription_last_and_its_own(
+async def test_circuit_settings_are_in_order_of_precedence_channels_first_and_the_endpoints_own_last(
     store: Store,
 ) -> None:
     end = await store.endpoint(circuit={"failureThreshold": 1})

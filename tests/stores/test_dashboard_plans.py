@@ -1,4 +1,4 @@
-"""What the dashboard asks is answered by indexes, on both databases: no question looks at every delivery or message."""
+"""The dashboard's queries use indexes on both databases: none reads every delivery or message."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,12 +73,12 @@ QUESTIONS: dict[str, Question] = {
 
 @pytest.mark.parametrize("tenant_gid", [None, DEFAULT_TENANT_GID], ids=["all tenants'", "a tenant's"])
 @pytest.mark.parametrize("name", QUESTIONS)
-async def test_an_index_answers(store: Store, database: Database, name: str, tenant_gid: str | None) -> None:
+async def test_a_page_is_read_by_an_index(store: Store, database: Database, name: str, tenant_gid: str | None) -> None:
     await store.deliveries(3)
     assert await full_scans(database, QUESTIONS[name], tenant_gid) == []
 
 
-async def test_a_question_without_an_index_is_found_out(database: Database) -> None:
+async def test_a_query_without_an_index_is_detected(database: Database) -> None:
     async def by_error(session: AsyncSession) -> None:
         await session.execute(text("SELECT count(*) FROM delivery WHERE last_error = 'x'"))
 
@@ -95,7 +95,7 @@ OWN_INDEXES = {
 }
 
 
-async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their_own(
+async def test_rare_statuses_are_found_among_many_deliveries_by_their_own_indexes(
     store: Store, database: Database
 ) -> None:
     """The primary key would do as well, and look at every delivery of another status on its way."""
@@ -114,7 +114,7 @@ async def test_rare_statuses_are_found_among_many_deliveries_by_indexes_of_their
     assert all(any(index in step for step in several) for index in OWN_INDEXES.values()), several
 
 
-async def test_what_is_rare_is_found_by_an_index_of_its_own(store: Store, database: Database) -> None:
+async def test_rare_rows_are_found_by_their_own_index(store: Store, database: Database) -> None:
     """In the order of the primary key, the database would look at everything else on its way."""
     end = await store.subscribed()
     await store.deliveries(1_000, end)
@@ -175,7 +175,7 @@ async def plan_of(database: Database, question: Question, tenant_gid: str | None
 
     async with TenantScope(database, tenant_gid).reading() as session:
         connection = await session.connection()
-        if not database.is_sqlite:  # tables this small are read whole, unless told otherwise
+        if not database.is_sqlite:  # tables this small are read whole by default
             await connection.execute(text("SET enable_seqscan = off"))
         event.listen(connection.sync_connection, "before_cursor_execute", note)
         await question(session)

@@ -47,7 +47,7 @@ async def dead(api: Api, payload: bytes = PAYLOAD) -> str:
     return gid
 
 
-async def tell(api: Api) -> None:
+async def publish_events(api: Api) -> None:
     await EventPublisher(api.database, api.services.messages._acceptor).publish_some()
 
 
@@ -67,7 +67,7 @@ async def test_a_subscription_that_asks_for_it_gets_the_payload_and_another_does
     own, _ = await subscribed(api, tenant="acme", includePayload=True)
     others, _ = await subscribed(api, tenant="globex", includePayload=True)
     await dead(api)
-    await tell(api)
+    await publish_events(api)
     for endpoint in (with_it, own):
         (item,) = await polled(api, endpoint)
         assert f'"payload":{PAYLOAD.decode()},"payloadOmitted":null' in item
@@ -83,10 +83,10 @@ async def test_an_erased_payload_and_one_that_is_too_large_are_null_with_the_rea
     await api.endpoint(channel="orders")
     endpoint, _ = await subscribed(api, includePayload=True)
     gid = await dead(api)
-    await tell(api)
+    await publish_events(api)
     assert (await api.delete(f"/v1/messages/{gid}/payload")).status_code in (200, 202, 204)
     await dead(api, b'"%b"' % (b"x" * (LARGE - 100)))
-    await tell(api)
+    await publish_events(api)
     data = [json.loads(item)["data"] for item in await polled(api, endpoint)]
     assert sorted((each["payload"], each["payloadOmitted"]) for each in data) == [(None, "erased"), (None, "too_large")]
 
@@ -98,7 +98,7 @@ async def test_a_poll_takes_no_more_than_fits_and_the_next_one_takes_the_rest(
     endpoint, _ = await subscribed(api, includePayload=True)
     for _ in range(3):
         await dead(api, b'"%b"' % (b"x" * 5_000))
-    await tell(api)
+    await publish_events(api)
     monkeypatch.setattr(pulling, "MAX_BYTES", 11_500)
     assert [len(await polled(api, endpoint)) for _ in range(3)] == [2, 1, 0]
 
@@ -107,7 +107,7 @@ async def test_the_setting_counts_when_the_event_is_sent(api: Api) -> None:
     await api.endpoint(channel="orders")
     _, subscription = await subscribed(api)
     await dead(api)
-    await tell(api)
+    await publish_events(api)
     (row,) = await api.rows(
         "SELECT d.gid, m.payload FROM delivery d JOIN message m ON m.gid = d.message_gid "
         "WHERE d.channel = 'everhook.events'"

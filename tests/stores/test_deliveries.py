@@ -74,7 +74,7 @@ async def test_a_dead_letter_says_why_and_until_when_it_waits(store: Store, stat
     assert (row.parked_at, row.completed_at) == (None, None)
 
 
-async def test_operators_hear_of_a_dead_letter_exactly_once(store: Store) -> None:
+async def test_a_dead_letter_creates_exactly_one_event(store: Store) -> None:
     delivery = await store.delivery()
     first = await take(store, delivery, dead_letter)
     assert (await take(store, delivery, dead_letter, dead_letter)).model_dump() == first.model_dump()
@@ -96,13 +96,13 @@ async def test_operators_hear_of_a_dead_letter_exactly_once(store: Store) -> Non
     }
 
 
-async def test_dead_lettering_ten_times_at_once_tells_of_it_once(store: Store) -> None:
+async def test_dead_lettering_ten_times_at_once_creates_one_event(store: Store) -> None:
     delivery = await store.delivery()
     await asyncio.gather(*(take(store, delivery, dead_letter) for _ in range(10)))
     assert len(await store.events()) == 1
 
 
-async def test_each_round_that_ends_badly_is_told_of(store: Store) -> None:
+async def test_each_dead_lettered_round_creates_an_event(store: Store) -> None:
     async def again(store: Store, gid: str) -> None:
         async with store.database.writing() as session:
             await deliveries.dead_letter(session, gid, 2, DeadLetterReason.REJECTED, moment(99))
@@ -274,7 +274,7 @@ async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(st
     assert (await store.read(delivery)).due_at == until
 
 
-async def test_of_parked_deliveries_whose_window_ended_only_those_without_a_workflow_at_a_paused_endpoint_are_deferred(
+async def test_parked_deliveries_past_their_window_are_deferred_only_without_a_workflow_at_a_paused_endpoint(
     store: Store, database: Database
 ) -> None:
     paused, broken = await store.subscribed(), await store.subscribed()

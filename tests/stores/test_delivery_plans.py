@@ -1,4 +1,4 @@
-"""What the reconciler, circuits and publishers ask again and again costs what it finds: never a look at every delivery.
+"""What the reconciler, circuits and publishers ask again and again costs what it finds: no query reads every delivery.
 
 With many rows and statistics, so that the planners choose as they do in production.
 """
@@ -124,9 +124,7 @@ async def end(store: Store, database: Database) -> Endpoint:
     return end
 
 
-async def test_each_question_goes_by_the_index_that_holds_only_what_it_asks_for(
-    database: Database, end: Endpoint
-) -> None:
+async def test_each_query_uses_the_index_that_holds_only_its_rows(database: Database, end: Endpoint) -> None:
     for name, (question, index) in QUESTIONS.items():
         sql, parameters = await asked(database, question, end)
         plan = await plan_of(database, sql, parameters)
@@ -159,7 +157,7 @@ async def asked(database: Database, question: Question, end: Endpoint) -> tuple[
     return sql, parameters
 
 
-async def test_circuits_that_are_not_closed_are_found_without_a_look_at_the_others(
+async def test_circuits_that_are_not_closed_are_found_without_reading_the_others(
     database: Database, store: Store
 ) -> None:
     """The reconciler and the overview ask every few seconds, also with 100,000 endpoints."""
@@ -174,8 +172,8 @@ async def test_circuits_that_are_not_closed_are_found_without_a_look_at_the_othe
         await circuits.stalled_circuits(connection, now(), HOUR)
     async with database.reading() as session:
         await troubled_circuits(session, None)
-    stalled, troubled = [one for one in statements.items() if "circuit" in one[0]]
+    stalled, unhealthy = [one for one in statements.items() if "circuit" in one[0]]
     assert "ix_circuit_until" in await plan_of(database, *stalled)
     if not database.is_sqlite:  # which reads the table for an OR of two conditions
-        plan = await plan_of(database, *troubled)
+        plan = await plan_of(database, *unhealthy)
         assert "ix_circuit_until" in plan and "ix_circuit_hold" in plan, plan

@@ -32,7 +32,7 @@ async def sealed_endpoint(store: Store, keyring: KeyRing) -> Endpoint:
 
 
 async def run(store: Store, keyring: KeyRing, at_once: int = 500, batches: int | None = None) -> list[tuple[int, int]]:
-    """What each batch did: sealed, and left as it was. Stops after so many batches, as somebody who is impatient."""
+    """What each batch did: sealed, and left as it was. Stops after `batches` of them, as if interrupted."""
     done: list[tuple[int, int]] = []
     async for batch in reencrypt(store.database, keyring, at_once=at_once):
         done.append((batch.reencrypted, len(batch.undecrypted)))

@@ -35,7 +35,7 @@ async def evaluate(store: Store, at: datetime = NOW, limits: AlertLimits = LIMIT
     return await EndpointAlertEvaluator(store.database, limits).evaluate(at)
 
 
-async def told(store: Store) -> list[tuple[str, str | None, str]]:
+async def recorded_events(store: Store) -> list[tuple[str, str | None, str]]:
     return [(each.kind, each.endpoint_gid, each.data.get("alert") or each.data["to"]) for each in await store.events()]
 
 
@@ -46,7 +46,7 @@ async def test_one_endpoint_that_fails_among_many_raises_its_alert(store: Store)
         await minute(store, await store.endpoint(), delivered=1_000)
     await minute(store, failing, delivered=80, retried=20)
     assert await evaluate(store) == 2
-    assert await told(store) == [
+    assert await recorded_events(store) == [
         (EventKind.HEALTH_CHANGED, failing.gid, "degraded"),
         (EventKind.ALERT_RAISED, failing.gid, "success_rate"),
     ]
@@ -66,7 +66,7 @@ async def test_it_is_cleared_after_a_quiet_period_and_leaves_no_row(store: Store
     assert await evaluate(store, later) == 0
     assert await evaluate(store, later + 9 * MINUTE) == 0
     assert await evaluate(store, later + 10 * MINUTE) == 2
-    assert (await told(store))[2:] == [
+    assert (await recorded_events(store))[2:] == [
         (EventKind.HEALTH_CHANGED, end.gid, "healthy"),
         (EventKind.ALERT_CLEARED, end.gid, "success_rate"),
     ]
@@ -112,7 +112,7 @@ async def test_limits_of_the_tenant_and_of_the_endpoint_override_the_defaults(st
     slow = await store.endpoint(tenant)
     await minute(store, slow, delivered=100, under_500=100, duration_ms=40_000)
     await evaluate(store)
-    raised = [(gid, alert) for kind, gid, alert in await told(store) if kind == EventKind.ALERT_RAISED]
+    raised = [(gid, alert) for kind, gid, alert in await recorded_events(store) if kind == EventKind.ALERT_RAISED]
     assert sorted(raised) == sorted([(patient.gid, "latency"), (strict.gid, "success_rate"), (slow.gid, "latency")])
 
 
@@ -122,7 +122,7 @@ async def test_dead_letters_are_counted_for_each_endpoint(store: Store) -> None:
         await store.deliveries(dead, end, status=DeliveryStatus.DEAD_LETTERED, dispatched_at=now())
         await minute(store, end, delivered=999, rejected=1)
     await evaluate(store, limits=AlertLimits(dead_letters_above=3))
-    assert await told(store) == [(EventKind.ALERT_RAISED, one.gid, "dead_letters")]
+    assert await recorded_events(store) == [(EventKind.ALERT_RAISED, one.gid, "dead_letters")]
 
 
 async def test_dead_letters_without_an_attempt_raise_the_alert(store: Store) -> None:
@@ -141,7 +141,9 @@ async def test_an_open_circuit_is_evaluated_without_traffic(store: Store) -> Non
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.OPEN, failures=9)
     await evaluate(store)
-    assert [(kind, level) for kind, _, level in await told(store)] == [(EventKind.HEALTH_CHANGED, Level.FAILING)]
+    assert [(kind, level) for kind, _, level in await recorded_events(store)] == [
+        (EventKind.HEALTH_CHANGED, Level.FAILING)
+    ]
 
 
 async def test_a_deleted_endpoint_has_no_alerts(store: Store) -> None:

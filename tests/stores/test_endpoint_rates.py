@@ -93,7 +93,7 @@ async def test_a_clock_that_is_set_back_does_not_hold_up_the_endpoint(database: 
     assert not (await times.reserve(endpoint.gid, 1)).reserved
 
 
-async def test_endpoints_have_times_of_their_own(store: Store, database: Database, endpoint: Endpoint) -> None:
+async def test_each_endpoint_has_its_own_times(store: Store, database: Database, endpoint: Endpoint) -> None:
     other = await store.endpoint()
     times = SendTimes(database)
     found = await asyncio.gather(*(times.reserve(gid, 1) for gid in (endpoint.gid, other.gid) for _ in range(3)))

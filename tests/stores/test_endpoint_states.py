@@ -46,7 +46,7 @@ async def test_there_is_no_state_of_an_endpoint_that_does_not_exist(states: Endp
     assert await states.get("ep_none") is None
 
 
-async def test_many_that_ask_at_once_are_answered_by_few_queries(
+async def test_many_concurrent_readers_share_few_queries(
     store: Store, states: EndpointStates, database: Database
 ) -> None:
     ends = [await store.endpoint() for _ in range(3)]

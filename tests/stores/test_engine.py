@@ -46,7 +46,7 @@ async def test_readers_do_not_wait_for_a_writer(store: Store, database: Database
             assert await store.count(Tenant) == 1
 
 
-async def test_a_database_that_answers_is_pinged_and_one_that_is_away_is_not(
+async def test_a_ping_succeeds_if_the_database_responds_and_fails_if_it_is_away(
     database: Database, lost_database: Database
 ) -> None:
     await database.ping()
@@ -92,8 +92,8 @@ async def test_a_refused_duplicate_says_nothing_of_what_was_written(store: Store
     with pytest.raises(IntegrityError) as refused:
         async with database.write_connection() as connection:
             await connection.execute(insert(table_of(Message)), [row])
-    for told in (SECRET_TEXT, published.payload.hex()[:40]):
-        assert told not in chain(refused.value)
+    for secret in (SECRET_TEXT, published.payload.hex()[:40]):
+        assert secret not in chain(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ async def test_a_refused_row_says_nothing_of_what_was_written_in_its_whole_chain
     published = publication({"card": SECRET_TEXT}, event_type=None)
     with pytest.raises(IntegrityError) as refused:
         await store.acceptor().accept_all([published])
-    for told in (SECRET_TEXT, published.payload.hex()[:20]):
-        assert told not in chain(refused.value) + "".join(traceback.format_exception(refused.value))
+    for secret in (SECRET_TEXT, published.payload.hex()[:20]):
+        assert secret not in chain(refused.value) + "".join(traceback.format_exception(refused.value))

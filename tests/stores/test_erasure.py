@@ -14,7 +14,7 @@ from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.stores import past
 from tests.stores.factories import Store, attempt_record
-from tests.stores.past import has_answers, keep, message_of
+from tests.stores.past import has_response, keep, message_of
 
 SETTLE = timedelta(minutes=2)
 
@@ -35,7 +35,9 @@ async def sent(store: Store, deliveries: int = 1) -> tuple[Message, list[Deliver
     return message, rows
 
 
-async def test_payload_and_answers_of_every_attempt_are_gone_at_once_and_of_no_other_message(store: Store) -> None:
+async def test_the_payload_and_all_responses_of_a_message_are_erased_at_once_and_of_no_other_message(
+    store: Store,
+) -> None:
     message, deliveries = await sent(store, 5)
     other, (untouched,) = await sent(store)
     before = now()
@@ -45,11 +47,11 @@ async def test_payload_and_answers_of_every_attempt_are_gone_at_once_and_of_no_o
     assert erased.payload_erased_at is not None and before <= erased.payload_erased_at <= now()
     for delivery in deliveries:
         attempts = await store.attempts(delivery)
-        assert [has_answers(attempt) for attempt in attempts] == [False, False]
+        assert [has_response(attempt) for attempt in attempts] == [False, False]
         assert [attempt.response_sha256 for attempt in attempts] == ["ab", "ab"]
     kept = await message_of(store.database, other)
     assert kept is not None and kept.payload is not None
-    assert all(has_answers(attempt) for attempt in await store.attempts(untouched))
+    assert all(has_response(attempt) for attempt in await store.attempts(untouched))
 
 
 async def test_erasing_again_changes_nothing(store: Store) -> None:
@@ -80,16 +82,16 @@ async def test_what_an_attempt_in_flight_brought_back_is_erased_once_it_must_hav
     message, (delivery,) = await sent(store)
     await erase(store, message)
     late = attempt_record(delivery, number=3)
-    answer = Transcript(detail="d", headers=(("server", "x"),), body=b"you sent a: 1")
-    await Recorder(store.database).attempt(late, answer)
+    transcript = Transcript(detail="d", headers=(("server", "x"),), body=b"you sent a: 1")
+    await Recorder(store.database).attempt(late, transcript)
 
     await finish_erasures(Bulk(store.database), SETTLE)
-    assert [has_answers(attempt) for attempt in await store.attempts(delivery)] == [False, False, True]
+    assert [has_response(attempt) for attempt in await store.attempts(delivery)] == [False, False, True]
 
     async with store.database.writing() as session:
         await session.execute(update(PayloadErasure).values(requested_at=now() - SETTLE - timedelta(seconds=1)))
     await finish_erasures(Bulk(store.database), SETTLE)
-    assert not any(has_answers(attempt) for attempt in await store.attempts(delivery))
+    assert not any(has_response(attempt) for attempt in await store.attempts(delivery))
     assert await store.count(PayloadErasure) == 0
 
 

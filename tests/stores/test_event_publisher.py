@@ -1,4 +1,4 @@
-"""Operational events become messages on a channel of our own, each once, and never because of themselves."""
+"""Operational events become messages on a reserved channel, each once, and never because of themselves."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ async def messages(store: Store) -> list[Message]:
         return list(found.scalars())
 
 
-async def told(store: Store) -> list[tuple[str, str]]:
+async def events_sent(store: Store) -> list[tuple[str, str]]:
     """(kind, endpoint) of every delivery of an event."""
     async with store.database.reading() as session:
         found = await session.execute(
@@ -73,7 +73,7 @@ async def told(store: Store) -> list[tuple[str, str]]:
 
 
 class Life:
-    """An endpoint's circuit, told to the database as its entity does."""
+    """An endpoint's circuit, written to the database as its entity does."""
 
     def __init__(self, store: Store, endpoint: Endpoint) -> None:
         self._store = store
@@ -116,7 +116,7 @@ async def test_an_event_becomes_a_message_with_its_deliveries(store: Store) -> N
     }
 
 
-async def test_each_event_is_published_once_however_many_try(store: Store, other_database: Database) -> None:
+async def test_each_event_is_published_once_by_concurrent_publishers(store: Store, other_database: Database) -> None:
     await listener(store)
     for _ in range(30):
         await record(store)
@@ -127,7 +127,7 @@ async def test_each_event_is_published_once_however_many_try(store: Store, other
     assert await publish(store) == Published()
 
 
-async def test_nothing_is_published_by_halves(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_are_published_completely_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A publisher that dies before the commit has published nothing, and the next one publishes everything."""
     await listener(store)
     await record(store)
@@ -143,7 +143,7 @@ async def test_nothing_is_published_by_halves(store: Store, monkeypatch: pytest.
     assert len((await publish(store)).new) == 1
 
 
-async def test_where_nobody_listens_there_is_no_message(store: Store) -> None:
+async def test_an_event_without_subscribers_creates_no_message(store: Store) -> None:
     await record(store)
     assert await publish(store) == Published(events=1)
     (event,) = await store.events()
@@ -156,27 +156,27 @@ async def test_a_subscription_chooses_by_kind(store: Store) -> None:
     await record(store)
     await record(store, EventKind.ENDPOINT_DISABLED, endpoint_gid="ep_1")
     await publish(store)
-    assert await told(store) == [("endpoint.disabled", end.gid)]
+    assert await events_sent(store) == [("endpoint.disabled", end.gid)]
 
 
-# Who is told
+# Who gets an event
 
 
-async def test_operators_are_told_everything_and_tenants_of_their_own_things(store: Store) -> None:
+async def test_operators_get_all_events_and_tenants_get_their_own(store: Store) -> None:
     acme, globex = await store.tenant("acme"), await store.tenant("globex")
     operator, mine, other = [await listener(store, gid) for gid in (DEFAULT_TENANT_GID, acme, globex)]
     await record(store, tenant_gid=acme)
     await record(store, EventKind.DEAD_LETTERS)
     await publish(store)
-    assert set(await told(store)) == {
+    assert set(await events_sent(store)) == {
         ("delivery.dead_lettered", operator.gid),
         ("delivery.dead_lettered", mine.gid),
         ("dead_letters.threshold", operator.gid),
     }
-    assert other.gid not in {gid for _, gid in await told(store)}
+    assert other.gid not in {gid for _, gid in await events_sent(store)}
 
 
-async def test_of_a_tenant_that_is_being_erased_nothing_is_told(store: Store) -> None:
+async def test_nothing_is_reported_about_a_tenant_that_is_being_erased(store: Store) -> None:
     await listener(store)
     acme = await store.tenant("acme")
     await record(store, tenant_gid=acme)
@@ -189,7 +189,7 @@ async def test_of_a_tenant_that_is_being_erased_nothing_is_told(store: Store) ->
 # What would feed itself
 
 
-async def test_the_dead_letter_of_an_event_is_not_told(store: Store) -> None:
+async def test_the_dead_letter_of_an_event_is_not_reported(store: Store) -> None:
     await listener(store)
     delivery = await store.delivery()
     async with store.database.writing() as session:
@@ -201,15 +201,15 @@ async def test_the_dead_letter_of_an_event_is_not_told(store: Store) -> None:
     assert await publish(store) == Published()
 
 
-async def test_how_an_endpoint_fares_is_not_told_to_itself(store: Store) -> None:
+async def test_events_about_an_endpoint_are_not_sent_to_itself(store: Store) -> None:
     dead, other = await listener(store), await listener(store)
     await Life(store, dead).becomes(OPEN)
     await Life(store, dead).becomes(Circuit(hold=Hold.DISABLED, version=9))
     await publish(store)
-    assert {gid for _, gid in await told(store)} == {other.gid}
+    assert {gid for _, gid in await events_sent(store)} == {other.gid}
 
 
-async def test_a_relapse_is_kept_and_not_told_again(store: Store) -> None:
+async def test_a_relapse_is_recorded_and_not_reported_again(store: Store) -> None:
     await listener(store)
     life = Life(store, await store.endpoint())
     await life.becomes(OPEN)
@@ -218,10 +218,10 @@ async def test_a_relapse_is_kept_and_not_told_again(store: Store) -> None:
         await life.becomes(replace(OPEN, openings=openings))
     await publish(store)
     assert len(await store.events()) == 5
-    assert [kind for kind, _ in await told(store)] == ["endpoint.circuit_opened"]
+    assert [kind for kind, _ in await events_sent(store)] == ["endpoint.circuit_opened"]
 
 
-async def test_two_broken_listeners_do_not_tell_each_other_for_ever(store: Store) -> None:
+async def test_two_failing_subscribers_do_not_report_each_other_for_ever(store: Store) -> None:
     one, two = await listener(store), await listener(store)
     lives = Life(store, one), Life(store, two)
     for _ in range(10):
@@ -229,12 +229,12 @@ async def test_two_broken_listeners_do_not_tell_each_other_for_ever(store: Store
             await life.flaps()
         await publish(store)
     assert len(await store.events()) == 40
-    assert sorted(await told(store)) == sorted(
+    assert sorted(await events_sent(store)) == sorted(
         (kind, gid) for kind in ("endpoint.circuit_opened", "endpoint.circuit_closed") for gid in (one.gid, two.gid)
     )
 
 
-async def test_a_day_later_it_is_news_again(store: Store) -> None:
+async def test_a_relapse_is_reported_again_after_a_day(store: Store) -> None:
     broken, _ = await listener(store), await listener(store)
     life = Life(store, broken)
     await life.flaps()
@@ -247,17 +247,17 @@ async def test_a_day_later_it_is_news_again(store: Store) -> None:
             session.add(row)
     await life.flaps()
     await publish(store)
-    assert [kind for kind, _ in await told(store)].count("endpoint.circuit_opened") == 2
-    assert [kind for kind, _ in await told(store)].count("endpoint.circuit_closed") == 1
+    assert [kind for kind, _ in await events_sent(store)].count("endpoint.circuit_opened") == 2
+    assert [kind for kind, _ in await events_sent(store)].count("endpoint.circuit_closed") == 1
 
 
-async def test_an_endpoint_that_takes_no_events_is_told_of_each_time(store: Store) -> None:
+async def test_every_relapse_of_an_endpoint_without_event_subscriptions_is_reported(store: Store) -> None:
     end = await listener(store)
     life = Life(store, await store.endpoint())
     for _ in range(3):
         await life.flaps()
     await publish(store)
-    assert await told(store) == [("endpoint.circuit_opened", end.gid), ("endpoint.circuit_closed", end.gid)] * 3
+    assert await events_sent(store) == [("endpoint.circuit_opened", end.gid), ("endpoint.circuit_closed", end.gid)] * 3
 
 
 async def sealed(store: Store, size: int, *of: Delivery) -> None:
@@ -274,21 +274,21 @@ async def sealed(store: Store, size: int, *of: Delivery) -> None:
         record_event(session, EventKind.CHECKPOINT, tenant_gid=DEFAULT_TENANT_GID, data={"size": size})
 
 
-async def test_a_checkpoint_over_receipts_of_events_alone_is_not_told(store: Store) -> None:
-    """Else each would make the receipt that the next one tells of."""
+async def test_a_checkpoint_that_covers_only_receipts_of_events_is_not_reported(store: Store) -> None:
+    """Otherwise each would make the receipt that causes the next one."""
     end = await listener(store)
     ordinary, event = await store.delivery(), await store.delivery(channel=EVENTS_CHANNEL)
     await sealed(store, 1, ordinary)
     await publish(store)
     await sealed(store, 2, event)
     await publish(store)
-    assert await told(store) == [("order.created", event.endpoint_gid), ("receipts.checkpoint", end.gid)]
+    assert await events_sent(store) == [("order.created", event.endpoint_gid), ("receipts.checkpoint", end.gid)]
     await sealed(store, 4, await store.delivery(channel=EVENTS_CHANNEL), await store.delivery())
     assert len((await publish(store)).new) == 1
 
 
-async def test_an_event_is_no_message_that_anybody_had_accepted(store: Store) -> None:
-    """`everhook_messages_accepted_total` counts what was answered with 202."""
+async def test_an_event_is_not_counted_as_an_accepted_message(store: Store) -> None:
+    """`everhook_messages_accepted_total` counts messages that got a 202."""
     await listener(store)
     await record(store)
     before = REGISTRY.get_sample_value("everhook_messages_accepted_total")

@@ -41,14 +41,14 @@ async def taken(content: Any, *routes: Route, payload: bytes | None = None) -> l
     return [one.endpoint_gid for one in found]
 
 
-async def test_what_is_cheap_is_matched_on_the_event_loop() -> None:
+async def test_cheap_filters_are_matched_on_the_event_loop() -> None:
     content = Watched(a=1)
 
     assert await taken(content, route(1, {"a": 1}), route(2, {"a": 2})) == ["ep_1"]
     assert content["thread"] == threading.get_ident()
 
 
-async def test_what_is_costly_is_matched_elsewhere() -> None:
+async def test_costly_filters_are_matched_in_another_thread() -> None:
     content = Watched(a=1)
     routes = [route(number, COSTLY) for number in range(100)] + [route(100, {"a": 1})]
     assert Routes(routes).cost > LOOP_BUDGET

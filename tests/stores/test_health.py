@@ -119,7 +119,7 @@ async def test_errors_are_counted_within_the_window_the_most_frequent_first(stor
     assert [(fault.error, fault.count) for fault in day] == [("dns", 50), ("http_503", 4), ("refused", 3)]
 
 
-async def test_an_error_is_told_since_when_it_goes_on(store: Store) -> None:
+async def test_an_error_has_the_time_since_when_it_is_ongoing(store: Store) -> None:
     end = await store.endpoint()
     for minutes in (55, 54, 20, 10, 0):  # a pause of 34 minutes, then pauses of 10
         await minute(store, end, NOW - minutes * MINUTE, {"refused": 1})
@@ -232,7 +232,7 @@ async def test_the_day_of_a_score_has_the_newest_minutes_too(store: Store) -> No
     ]
 
 
-async def test_with_nothing_there_all_is_well(store: Store) -> None:
+async def test_an_empty_overview_is_healthy(store: Store) -> None:
     found = await overview(store)
     assert (found.accepted, list(found.worst), list(found.faults), found.hour) == (0, [], [], AttemptStats())
     assert (found.backlog.circuits, found.backlog.dead_letters) == ({}, {})
@@ -250,7 +250,7 @@ async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
 ) -> None:
     """As SQLite plans it, without statistics; PostgreSQL knows that most rows are not of that kind."""
     if not store.database.is_sqlite:
-        pytest.skip("its planner goes by statistics, which a test's few rows do not have")
+        pytest.skip("its planner uses statistics, which a test's few rows do not have")
     async with store.database.reading() as session:
         connection = await session.connection()
         asked: list[str] = []
@@ -262,7 +262,7 @@ async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
         assert any(f"INDEX {index} " in f"{detail} " for detail in details), details
 
 
-async def test_the_event_loop_goes_on_while_many_endpoints_are_scored(
+async def test_the_event_loop_runs_while_many_endpoints_are_scored(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Judging each takes some microseconds, and there may be tens of thousands."""

@@ -19,7 +19,7 @@ async def test_the_oldest_come_first_and_those_of_a_moment_ago_are_left_to_the_p
         assert await history.pending(connection, moment(3), 2) == expected[:2]
 
 
-async def test_what_is_urgent_is_found_behind_all_others(store: Store, database: Database) -> None:
+async def test_an_urgent_row_is_found_although_others_come_before_it(store: Store, database: Database) -> None:
     rows = [PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment(n), signal=n == 3) for n in range(5)]
     await keep(database, *rows)
     async with database.read_connection() as connection:
@@ -28,7 +28,7 @@ async def test_what_is_urgent_is_found_behind_all_others(store: Store, database:
         assert await history.pending(connection, moment(3), 10, urgent_before=moment(0)) == []
 
 
-async def test_what_was_shown_is_forgotten_and_nothing_else(store: Store, database: Database) -> None:
+async def test_only_the_rows_that_are_forgotten_are_deleted(store: Store, database: Database) -> None:
     await keep(database, *(PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment()) for n in range(3)))
     async with database.write_connection() as connection:
         await history.forget(connection, ["dlv_0", "dlv_2", "dlv_none"])

@@ -92,7 +92,7 @@ async def test_retention_removes_what_is_over(store: Store) -> None:
     assert await store.count(IdempotentResponse) == 0
 
 
-async def test_a_response_is_sealed_and_sealed_anew(store: Store) -> None:
+async def test_a_response_is_encrypted_and_reencrypted(store: Store) -> None:
     assert await claim(store.database)
     await keep(store.database)
 

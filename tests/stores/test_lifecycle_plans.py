@@ -1,4 +1,4 @@
-"""The plans of the reads behind waiting, with many deliveries of other messages."""
+"""The plans of the reads that waiting makes, with many deliveries of other messages."""
 
 from everhook.contracts import DeliveryMode
 from everhook.lifecycle import store as lifecycle

@@ -1,4 +1,4 @@
-"""Lists: every row once, whatever arrives in between; and each filter by itself."""
+"""Lists: every row once, also when rows arrive in between; and each filter by itself."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -51,8 +51,8 @@ async def test_while_the_database_is_away_there_are_counters_and_no_gauges(lost_
     assert "everhook_undispatched" not in text
 
 
-async def test_while_the_database_hangs_it_answers_as_quickly(postgres: PostgresServer) -> None:
-    """Else Prometheus takes the process for dead, and the alert tells of the wrong trouble."""
+async def test_a_hanging_database_does_not_delay_the_metrics_response(postgres: PostgresServer) -> None:
+    """Otherwise Prometheus takes the process for dead, and the alert names the wrong cause."""
     database = Database(async_url(postgres.url_of("postgres")), response_timeout=None)
     await database.ping()
     async with served(database, count_timeout=0.3) as client:
@@ -82,13 +82,13 @@ async def test_a_count_that_is_late_ends_before_the_database_is_closed(
     assert ended == [True]
 
 
-async def test_without_the_sdk_s_metrics_there_are_ours(store: Store) -> None:
+async def test_without_the_metrics_of_the_sdk_everhooks_metrics_are_served(store: Store) -> None:
     async with served(store.database, f"127.0.0.1:{free_port()}") as client:
         response = await client.get("/metrics")
     assert response.status_code == 200 and "everhook_build_info" in response.text
 
 
-async def test_nothing_else_is_there(store: Store) -> None:
+async def test_other_paths_and_methods_return_404(store: Store) -> None:
     async with served(store.database) as client:
         assert (await client.get("/")).status_code == 404
         assert (await client.post("/metrics")).status_code == 404
@@ -101,7 +101,7 @@ async def test_without_a_port_nothing_is_offered(database: Database) -> None:
         pass
 
 
-async def test_a_port_that_is_taken_is_named(database: Database) -> None:
+async def test_the_error_names_a_port_that_is_in_use(database: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}.*EVERHOOK_METRICS_PORT"):

@@ -57,7 +57,7 @@ async def old_url(new_postgres_url: str) -> str:
     return new_postgres_url
 
 
-async def test_writers_go_on_while_the_first_schema_becomes_the_newest(old_url: str) -> None:
+async def test_writers_continue_while_the_first_schema_is_migrated_to_the_newest(old_url: str) -> None:
     """Their statements wait for a lock for less than a second, or fail."""
     done = asyncio.Event()
 
@@ -154,7 +154,7 @@ def cut_off_at(number: int) -> Callable[[str], None]:
     return see
 
 
-async def test_a_process_that_runs_goes_on_after_a_migration_has_changed_its_tables(new_postgres_url: str) -> None:
+async def test_a_running_process_keeps_working_after_a_migration_has_changed_its_tables(new_postgres_url: str) -> None:
     """Its prepared statements are older than the tables. What is grouped is done again; nothing is refused."""
     await migrate(new_postgres_url)
     database = Database(new_postgres_url)
@@ -219,7 +219,7 @@ def fails_at(word: str, number: int) -> Callable[[str], None]:
 # Collations
 
 
-async def test_gids_sort_bytewise_whatever_the_collation_of_the_database(postgres: PostgresServer) -> None:
+async def test_gids_sort_bytewise_under_any_collation_of_the_database(postgres: PostgresServer) -> None:
     """In Czech `ch` is a letter after `h`, so that `01ch` comes after `01d0`, which was created later."""
     url = (await postgres.create_database("czech", icu_locale="cs-CZ")).replace("://", "+asyncpg://")
     gids = ["dlv_01ch", "dlv_01d0", "dlv_01h0", "dlv_01i0"]

@@ -1,4 +1,4 @@
-"""A round of attempts keeps the policy that it began with, whatever becomes of the policies later."""
+"""A round of attempts keeps the policy that it began with when the policies change later."""
 
 from datetime import timedelta
 from typing import Any
@@ -151,7 +151,7 @@ async def test_policies_are_kept_for_as_long_as_a_message_may_need_them(store: S
     assert await remove_policies(Bulk(store.database)) == 1
 
 
-async def test_the_rounds_of_a_message_go_with_it(store: Store) -> None:
+async def test_the_rounds_of_a_message_are_deleted_with_it(store: Store) -> None:
     message = past.message(100)
     delivery = past.delivery(message, await store.subscribed(), ended=95)
     await past.keep(

@@ -1,4 +1,4 @@
-"""The pull queue on both databases: competing consumers, late acknowledgements, and what a crash leaves behind."""
+"""The pull queue on both databases: competing consumers, late acknowledgements, and the state after a crash."""
 
 import asyncio
 from collections import Counter

@@ -79,7 +79,9 @@ async def test_the_subscriptions_of_a_tenant_cost_no_more_together_than_they_may
     assert [row.filter for row in await rows(store)] == [FILTER, FILTER]
 
 
-async def test_two_at_once_do_not_both_find_the_last_place(store: Store, other_database: Database) -> None:
+async def test_two_concurrent_subscriptions_do_not_both_get_the_last_place(
+    store: Store, other_database: Database
+) -> None:
     quotas, endpoint = Quotas(subscriptions_per_tenant=1), await endpoint_of(store)
 
     async with store.database.writing() as session:

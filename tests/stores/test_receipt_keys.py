@@ -34,7 +34,7 @@ async def test_processes_that_start_at_once_make_one_first_key(database: Databas
     assert await loaded(database) == issuers[0]
 
 
-async def test_the_first_key_signs_for_processes_whose_clock_is_a_little_behind(database: Database) -> None:
+async def test_the_first_key_signs_for_processes_whose_clock_is_slightly_slow(database: Database) -> None:
     issuer = await IssuerCache(database, KEYRING, ISSUER).get()
     issuer.must_sign_at(now() - timedelta(minutes=4))
     with pytest.raises(NoReceiptKey):
@@ -55,7 +55,7 @@ async def test_senders_read_the_keys_once_in_a_while_and_not_for_each_attempt(
     assert (await again.get()).keys[0] == second.keys[0]
 
 
-async def test_a_rotated_key_signs_for_longer_than_anybody_goes_without_reading_the_keys(database: Database) -> None:
+async def test_a_rotated_key_signs_for_longer_than_processes_cache_the_keys(database: Database) -> None:
     first = (await IssuerCache(database, KEYRING, ISSUER).get()).keys[0]
     moment = now()
     issuer = await rotated(database)

@@ -147,7 +147,7 @@ async def test_an_attempt_whose_receipt_was_removed_before_it_was_sealed_is_miss
 
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_a_receipt_signed_with_another_key_is_caught(log: Log, sealed: bool) -> None:
-    """Put in before the log was sealed, it is under the checkpoint, and still nobody's."""
+    """Inserted before the log was sealed, it is covered by the checkpoint, and still not signed by a known key."""
     where = "seq = 2" if sealed else "seq IS NULL"
     await _sign_again(log, where, await log.issuer(), ReceiptSigner([FOREIGN]))
     if not sealed:
@@ -157,7 +157,7 @@ async def test_a_receipt_signed_with_another_key_is_caught(log: Log, sealed: boo
     assert await found_by_audit(log) == f"receipt {seq}.header.kid"
 
 
-async def test_a_receipt_stated_anew_with_our_own_key_does_not_take_its_place_in_the_log(log: Log) -> None:
+async def test_a_receipt_signed_again_with_our_own_key_does_not_fit_its_place_in_the_log(log: Log) -> None:
     """Even the issuer cannot take back what is under a checkpoint."""
     issuer = await log.issuer()
     await _sign_again(log, "seq = 2", issuer, issuer.signer, outcome="rejected")
@@ -190,7 +190,7 @@ async def restore(log: Log) -> None:
             await connection.execute(text(f"DROP TABLE kept_{table}"))
 
 
-async def test_a_log_that_a_backup_made_shorter_and_that_forked_is_caught_by_who_holds_a_checkpoint(log: Log) -> None:
+async def test_a_log_that_a_backup_shortened_and_that_forked_is_detected_with_a_kept_checkpoint(log: Log) -> None:
     await back_up(log)
     await log.grow(3)
     await log.seal()
@@ -200,7 +200,7 @@ async def test_a_log_that_a_backup_made_shorter_and_that_forked_is_caught_by_who
     await restore(log)
     shorter = await log.verified(2)
     assert shorter.ok and shorter.checkpoint is not None and shorter.checkpoint.size < held.size
-    assert (await audited(log)).receipts == 8  # in itself the database is in order: no other check can tell
+    assert (await audited(log)).receipts == 8  # in itself the database is in order: no other check can detect it
     wrong = verify(await log.bundle(2), since=held.note).wrong
     assert wrong is not None and wrong.place == "consistency"  # nothing shows the held one to be of this log
 

@@ -87,7 +87,7 @@ async def test_the_end_of_a_bad_round_is_due_at_once_until_it_is_dead_lettered(
     assert (row.last_status_code, row.last_error) == (code, error)
 
 
-async def test_an_attempt_is_kept_with_all_that_was_answered(store: Store, recorder: Recorder) -> None:
+async def test_an_attempt_is_stored_with_the_whole_response(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     record = attempt_record(
         delivery,
@@ -142,7 +142,7 @@ async def test_each_attempt_of_each_round_is_kept(store: Store, recorder: Record
     [(2, 2), (1, 3), (1, 9)],
     ids=["an earlier attempt", "an earlier round", "a later number of an earlier round"],
 )
-async def test_a_straggler_is_kept_and_does_not_undo_newer_news(
+async def test_a_late_attempt_is_stored_and_does_not_undo_newer_state(
     store: Store, recorder: Recorder, round_: int, number: int
 ) -> None:
     delivery = await store.delivery(status=DeliveryStatus.RETRYING, round=2, attempts=3, due_at=moment(99))
@@ -260,7 +260,7 @@ def receipt_of(record: AttemptRecord) -> SignedReceipt:
 
 
 @pytest.mark.parametrize("first", ["the process", "the workflow", "both at once", "both in one group"])
-async def test_of_a_first_attempt_and_a_workflows_attempt_1_one_counts_with_its_own_receipt(
+async def test_one_of_a_first_attempt_and_a_workflows_attempt_1_counts_with_its_own_receipt(
     store: Store, recorder: Recorder, other_database: Database, first: str
 ) -> None:
     delivery = await store.delivery()
@@ -292,7 +292,7 @@ async def test_of_a_first_attempt_and_a_workflows_attempt_1_one_counts_with_its_
     )
 
 
-async def test_a_fault_of_ours_is_recorded_and_is_not_counted_against_the_endpoint(
+async def test_an_internal_error_is_recorded_and_not_counted_against_the_endpoint(
     store: Store, recorder: Recorder
 ) -> None:
     delivery = await store.delivery()
@@ -368,7 +368,7 @@ async def test_the_basis_of_no_delivery_is_none(database: Database) -> None:
     assert await SnapshotLoader(database).load("dlv_none") is None
 
 
-async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Recorder) -> None:
+async def test_the_basis_has_the_recorded_attempt(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     await recorder.attempt(attempt_record(delivery, 1, status_code=500, next_attempt_at=moment(9)), Transcript())
     record = attempt_record(delivery, 2, status_code=503, error="http_503", next_attempt_at=moment(31))
@@ -385,7 +385,7 @@ async def test_the_basis_tells_of_a_recorded_attempt(store: Store, recorder: Rec
     assert not snapshot.has_recorded(2, 1)
 
 
-async def test_after_a_replay_the_basis_tells_of_no_attempt(store: Store, recorder: Recorder) -> None:
+async def test_the_basis_has_no_attempt_after_a_replay(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     await recorder.attempt(attempt_record(delivery, 1, verdict=Verdict.REJECTED, status_code=404), Transcript())
     async with store.database.writing() as session:
@@ -407,7 +407,7 @@ async def test_only_delivered_and_discarded_are_settled(store: Store, status: De
     assert snapshot is not None and snapshot.is_terminal is settled
 
 
-async def test_the_basis_tells_of_a_deleted_endpoint(store: Store) -> None:
+async def test_the_basis_says_that_the_endpoint_was_deleted(store: Store) -> None:
     end = await store.subscribed()
     delivery = await store.delivery(end)
     async with store.database.writing() as session:
@@ -416,7 +416,7 @@ async def test_the_basis_tells_of_a_deleted_endpoint(store: Store) -> None:
     assert snapshot is not None and snapshot.endpoint_deleted
 
 
-async def test_many_bases_asked_for_at_once_are_each_callers_own(store: Store) -> None:
+async def test_each_of_many_concurrent_callers_gets_its_own_basis(store: Store) -> None:
     rows = await store.deliveries(120)
     snapshots = SnapshotLoader(store.database)
     found = await asyncio.gather(*(snapshots.load(gid) for row in rows for gid in (row.gid, "dlv_none", row.gid)))
@@ -509,7 +509,7 @@ async def claim(database: Database, endpoint_gid: str, delivery_gid: str, lease:
         return await claim_probe(connection, endpoint_gid, delivery_gid, lease)
 
 
-async def test_of_fifty_that_claim_the_probe_at_once_exactly_one_gets_it(store: Store) -> None:
+async def test_exactly_one_of_fifty_concurrent_claims_gets_the_probe(store: Store) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.HALF_OPEN)
     won = await asyncio.gather(*(claim(store.database, end.gid, f"dlv_{n}") for n in range(50)))
@@ -517,7 +517,7 @@ async def test_of_fifty_that_claim_the_probe_at_once_exactly_one_gets_it(store: 
     assert (await store.circuit(end)).probe_delivery_gid == f"dlv_{won.index(True)}"
 
 
-async def test_whoever_holds_the_claim_may_claim_again_and_nobody_else(store: Store) -> None:
+async def test_only_the_holder_of_a_claim_may_claim_again(store: Store) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.HALF_OPEN)
     assert await claim(store.database, end.gid, "dlv_1")
@@ -550,7 +550,7 @@ async def test_there_is_a_probe_only_where_the_circuit_is_half_open_and_not_held
     assert not await claim(store.database, end.gid, "dlv_1")
 
 
-async def test_each_endpoint_has_a_probe_of_its_own(store: Store) -> None:
+async def test_each_endpoint_has_its_own_probe(store: Store) -> None:
     ends = [await store.endpoint() for _ in range(2)]
     for end in ends:
         await store.circuit(end, state=CircuitState.HALF_OPEN)
@@ -567,7 +567,7 @@ async def test_an_attempt_recorded_again_does_not_undo_a_parking(store: Store, r
     assert picture(await store.read(delivery)) == before
 
 
-async def test_of_two_outcomes_of_one_attempt_row_and_delivery_tell_the_same(store: Store, recorder: Recorder) -> None:
+async def test_row_and_delivery_agree_after_two_outcomes_of_one_attempt(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     await recorder.attempt(attempt_record(delivery, status_code=500, next_attempt_at=moment(31)), Transcript())
     await recorder.attempt(attempt_record(delivery, status_code=404, verdict=Verdict.REJECTED), Transcript())

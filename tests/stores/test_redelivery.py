@@ -168,7 +168,7 @@ async def test_what_cannot_be_sent_again_is_refused_or_left_out(api: Api) -> Non
     assert problem["type"].endswith("payload-erased")
 
 
-async def test_a_gate_is_neither_asked_again_nor_passed_by(api: Api) -> None:
+async def test_a_gate_is_neither_asked_again_nor_bypassed(api: Api) -> None:
     managers = await inbox(api)
     await api.channel(gates=[{"inbox": managers}])
     await api.post("/v1/subscriptions", {"endpointGid": managers, "channel": "orders"})
@@ -186,7 +186,7 @@ async def test_a_gate_is_neither_asked_again_nor_passed_by(api: Api) -> None:
     assert ok(await api.get("/v1/tasks", state="open"))["data"] == []
 
 
-async def test_keys_send_again_what_they_may_see(api: Api) -> None:
+async def test_a_key_can_send_again_the_messages_that_it_can_see(api: Api) -> None:
     await api.channel()
     await api.post("/v1/tenants", {"name": "acme"})
     theirs = (await api.endpoint(channel="orders", tenant="acme"))["endpointGid"]
@@ -204,7 +204,7 @@ async def test_keys_send_again_what_they_may_see(api: Api) -> None:
     assert (await redeliver(publisher, message))[others] == ("accepted", 2, "round_opened")
 
 
-async def test_a_test_message_goes_to_no_other_endpoint(api: Api) -> None:
+async def test_a_test_message_is_sent_to_no_other_endpoint(api: Api) -> None:
     await api.channel()
     gid, _ = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(2)]
     message = accepted(await api.post(f"/v1/endpoints/{gid}/test"))

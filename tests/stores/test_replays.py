@@ -269,7 +269,7 @@ async def test_what_cannot_be_replayed_is_refused_and_says_why(api: Api) -> None
     assert await api.count("batch") == 0
 
 
-async def test_a_page_is_opened_once_whoever_runs_it(api: Api) -> None:
+async def test_a_page_is_opened_once_by_concurrent_runs(api: Api) -> None:
     await subscribed(api)
     gids = await published(api, *["delivered"] * 7)
     batch = await replay(api, "all")

@@ -1,4 +1,4 @@
-"""What is past its time goes, in small transactions; what somebody still has to send stays whole."""
+"""Rows past their time are deleted, in small transactions; messages that still have to be sent stay whole."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -33,7 +33,7 @@ from everhook.storage.tables import (
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from tests.stores import past
 from tests.stores.factories import Store, accepted, publication
-from tests.stores.past import has_answers, interrupted_everywhere, keep, message_of
+from tests.stores.past import has_response, interrupted_everywhere, keep, message_of
 from tests.stores.plans import plan_of, reads_whole, recorded
 
 PERIODS = RetentionPeriods()
@@ -46,14 +46,14 @@ async def passed(store: Store, periods: RetentionPeriods = PERIODS, *, rows: int
 
 
 async def history(store: Store, days: float, *, ended: float | None, **changes: Any) -> Delivery:
-    """A message so many days old, with its one delivery and an attempt of it."""
+    """A message of this many days, with its one delivery and an attempt of it."""
     message = past.message(days)
     delivery = past.delivery(message, await store.subscribed(), ended=ended, **changes)
     await keep(store.database, message, delivery, past.attempt(delivery))
     return delivery
 
 
-async def test_a_message_goes_with_its_deliveries_and_attempts_once_they_ended_long_ago(store: Store) -> None:
+async def test_a_message_is_deleted_with_its_deliveries_and_attempts_once_they_ended_long_ago(store: Store) -> None:
     await history(store, 91, ended=90.5)
     await keep(store.database, past.message(91))  # no endpoint subscribed to it
     assert (await passed(store)).messages == 2
@@ -61,14 +61,14 @@ async def test_a_message_goes_with_its_deliveries_and_attempts_once_they_ended_l
 
 
 @pytest.mark.parametrize(("days", "ended"), [(89, 89), (200, 89), (200, 0)])
-async def test_what_ended_less_long_ago_stays_however_old_its_message(store: Store, days: float, ended: float) -> None:
+async def test_what_ended_recently_stays_with_a_message_of_any_age(store: Store, days: float, ended: float) -> None:
     await history(store, days, ended=ended)
     assert (await passed(store)).messages == 0
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("status", OPEN)
-async def test_nothing_of_a_message_goes_while_one_of_its_deliveries_is_open(
+async def test_nothing_of_a_message_is_deleted_while_one_of_its_deliveries_is_open(
     store: Store, status: DeliveryStatus
 ) -> None:
     delivery = await history(store, 400, ended=None, status=status)
@@ -80,10 +80,10 @@ async def test_nothing_of_a_message_goes_while_one_of_its_deliveries_is_open(
     kept = await message_of(store.database, delivery)
     assert kept is not None and kept.payload == b'{"a":1}' and kept.payload_erased_at is None
     assert [await store.count(table) for table in (Delivery, Attempt)] == [2, 2]
-    assert all(has_answers(row) for row in [*await store.attempts(delivery), *await store.attempts(other)])
+    assert all(has_response(row) for row in [*await store.attempts(delivery), *await store.attempts(other)])
 
 
-async def test_content_goes_earlier_and_leaves_all_that_tells_what_happened(store: Store) -> None:
+async def test_content_is_deleted_earlier_and_the_record_of_what_happened_stays(store: Store) -> None:
     delivery = await history(store, 31, ended=1)
     before = now()
     assert await passed(store) == RetentionResult(payloads=1)
@@ -91,7 +91,7 @@ async def test_content_goes_earlier_and_leaves_all_that_tells_what_happened(stor
     assert message is not None and message.payload is None
     assert message.payload_erased_at is not None and message.payload_erased_at >= before
     [attempt] = await store.attempts(delivery)
-    assert not has_answers(attempt)
+    assert not has_response(attempt)
     assert (attempt.status_code, attempt.error, attempt.response_sha256) == (500, "http_500", "ab")
     assert await passed(store) == RetentionResult()
     again = await message_of(store.database, delivery)
@@ -99,7 +99,7 @@ async def test_content_goes_earlier_and_leaves_all_that_tells_what_happened(stor
 
 
 async def of_channel(store: Store, name: str, ages: Sequence[float], days: float | None = None) -> list[Message]:
-    """Messages of a channel, so many days old, without deliveries. `days`: of its payloads."""
+    """Messages of a channel, of this many days, without deliveries. `days`: of its payloads."""
     async with store.database.writing() as session:
         await channels.create(session, name, None, retention_days=days)
     rows = [past.message(age, channel=name) for age in ages]
@@ -137,7 +137,7 @@ async def test_a_channel_has_its_own_time_also_where_payloads_are_kept_for_ever(
 async def test_content_that_is_not_past_its_time_stays(store: Store) -> None:
     delivery = await history(store, 29, ended=29)
     assert await passed(store) == RetentionResult()
-    assert has_answers(*await store.attempts(delivery))
+    assert has_response(*await store.attempts(delivery))
 
 
 async def test_a_key_expires_while_its_message_is_under_way_and_then_publishes_anew(store: Store) -> None:
@@ -152,7 +152,7 @@ async def test_a_key_expires_while_its_message_is_under_way_and_then_publishes_a
     assert accepted(await acceptor.accept(publication(key="order-2", body_sha256=""))).duplicate
 
 
-async def test_events_and_minutes_go_by_their_age(store: Store) -> None:
+async def test_events_and_minutes_are_deleted_by_their_age(store: Store) -> None:
     endpoint = await store.subscribed()
     rows: list[SQLModel] = []
     for days in (91, 89):
@@ -172,7 +172,7 @@ async def test_events_and_minutes_go_by_their_age(store: Store) -> None:
     assert [await store.count(table) for table in tables] == [1, 3, 1, 2]
 
 
-async def test_secrets_that_sign_no_more_go_and_keys_that_were_over_long_ago(store: Store) -> None:
+async def test_expired_secrets_and_keys_that_ended_long_ago_are_deleted(store: Store) -> None:
     endpoint = await store.subscribed()
 
     def secret(hours: float) -> EndpointSecret:
@@ -193,7 +193,7 @@ async def test_secrets_that_sign_no_more_go_and_keys_that_were_over_long_ago(sto
         key("just expired", expires_at=1),
     )
     assert await passed(store) == RetentionResult(credentials=3)
-    assert await store.count(EndpointSecret) == 2  # the endpoint's own beside the one in its grace
+    assert await store.count(EndpointSecret) == 2  # the endpoint's own, and the one in its grace period
     async with store.database.reading() as session:
         names = set((await session.execute(select(col(ApiKey.name)))).scalars())
     assert names == {"lasting", "just revoked", "just expired"}
@@ -208,7 +208,7 @@ async def test_what_is_kept_for_ever_is_kept(store: Store) -> None:
         EndpointMinute(endpoint_gid="ep_1", tenant_gid="ten_1", minute=now() - timedelta(days=4_000)),
     )
     assert await passed(store, FOR_EVER) == RetentionResult()
-    assert has_answers(*await store.attempts(delivery))
+    assert has_response(*await store.attempts(delivery))
     assert await store.count(OperationalEvent) == await store.count(EndpointMinute) == 1
 
 
@@ -251,7 +251,7 @@ async def test_a_pass_that_is_interrupted_anywhere_is_taken_up_by_the_next(store
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [1, 1, 1]
     kept = await message_of(store.database, recent)
     assert kept is not None and kept.payload is None and kept.idempotency_key is None
-    assert not has_answers(*await store.attempts(delivery))
+    assert not has_response(*await store.attempts(delivery))
 
 
 async def test_a_step_changes_a_bounded_number_of_rows_and_beats_after_each(store: Store) -> None:
@@ -294,7 +294,7 @@ GROWING = ("message", "delivery", "attempt", "operational_event", "endpoint_minu
 
 @pytest.fixture
 async def full(store: Store) -> Store:
-    """A database with so many rows, on both sides of every bound, that a plan means something."""
+    """A database with enough rows, on both sides of every bound, for meaningful plans."""
     endpoint = await store.subscribed()
     ages = [100 * n / MANY for n in range(MANY)]
     messages = [
@@ -318,7 +318,7 @@ async def full(store: Store) -> Store:
     return store
 
 
-async def test_every_statement_of_a_pass_goes_by_an_index(full: Store) -> None:
+async def test_every_statement_of_a_pass_uses_an_index(full: Store) -> None:
     statements = recorded(full.database)
     await passed(full, rows=100)
     assert len(statements) > 12
@@ -342,7 +342,7 @@ async def test_every_statement_of_a_pass_goes_by_an_index(full: Store) -> None:
 
 
 async def test_a_key_that_expires_in_the_very_moment_of_a_repeat_publishes_anew(store: Store) -> None:
-    """Between the insert that finds the key taken and the look at whose it is."""
+    """Between the insert that finds the key taken and the read of its owner."""
     await store.subscribed()
     acceptor = store.acceptor()
     first = accepted(await acceptor.accept(publication(key="k")))

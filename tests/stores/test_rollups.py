@@ -71,7 +71,7 @@ async def test_each_verdict_is_counted_and_each_error_by_its_name(store: Store, 
     [(0, "under_100"), (99, "under_100"), (100, "under_500"), (499, "under_500"), (500, "under_2000"),
      (1_999, "under_2000"), (2_000, "slower"), (30_000, "slower")],
 )  # fmt: skip
-async def test_an_answer_is_in_one_band(store: Store, recorder: Recorder, duration_ms: int, band: str) -> None:
+async def test_a_response_is_in_one_band(store: Store, recorder: Recorder, duration_ms: int, band: str) -> None:
     (record,) = await attempts_to(store, await store.subscribed(), 1, status_code=500, duration_ms=duration_ms)
     await recorder.attempt(record, Transcript())
     (row,) = await rows(store, EndpointMinute)
@@ -79,7 +79,7 @@ async def test_an_answer_is_in_one_band(store: Store, recorder: Recorder, durati
     assert row["duration_ms"] == duration_ms
 
 
-async def test_what_was_not_answered_has_no_time(store: Store, recorder: Recorder) -> None:
+async def test_an_attempt_without_a_response_has_no_response_time(store: Store, recorder: Recorder) -> None:
     """A refused connection would make a dead endpoint look quick."""
     (record,) = await attempts_to(store, await store.subscribed(), 1, error="refused", duration_ms=1)
     await recorder.attempt(record, Transcript())

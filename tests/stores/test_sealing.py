@@ -94,7 +94,7 @@ async def test_nothing_new_needs_no_new_checkpoint(log: Log) -> None:
     assert [seal.size for seal in await log.seals()] == [2]
 
 
-async def test_each_checkpoint_is_told_as_an_operational_event(log: Log, store: Store) -> None:
+async def test_each_checkpoint_is_reported_as_an_operational_event(log: Log, store: Store) -> None:
     await log.grown(2, 3)
     notes = [seal.note for seal in await log.seals()]
     events = [event for event in await store.events() if event.kind == "receipts.checkpoint"]
@@ -104,7 +104,7 @@ async def test_each_checkpoint_is_told_as_an_operational_event(log: Log, store: 
     assert {event.tenant_gid for event in events} == {log.tenant_gid}
 
 
-async def test_tenants_have_logs_of_their_own(log: Log, store: Store) -> None:
+async def test_each_tenant_has_its_own_log(log: Log, store: Store) -> None:
     other = Log(log.database, await store.tenant("acme"))
     await asyncio.gather(log.grown(3), other.grown(2))
     for one, size in ((log, 3), (other, 2)):
@@ -247,7 +247,7 @@ async def test_a_log_that_was_tampered_with_is_not_signed_over(log: Log, name: s
     assert await log.unsealed() == 1
 
 
-async def test_a_receipt_that_is_none_is_not_sealed(log: Log) -> None:
+async def test_an_invalid_receipt_is_not_sealed(log: Log) -> None:
     [gid] = await log.grow(1)
     await log.change("UPDATE receipt SET jws = 'ü'")
     with pytest.raises(InvalidDocument, match="no JWS") as caught:
@@ -256,7 +256,7 @@ async def test_a_receipt_that_is_none_is_not_sealed(log: Log) -> None:
     assert await log.unsealed() == 1
 
 
-async def test_a_root_by_which_the_edge_was_rewritten_as_well_is_refused_for_want_of_a_signature(log: Log) -> None:
+async def test_a_root_with_a_rewritten_edge_is_refused_without_a_valid_signature(log: Log) -> None:
     """An attacker who rewrites the log consistently still needs our key."""
     await log.grown(2)
     await log.grow(1)

@@ -76,7 +76,7 @@ async def test_the_new_secret_signs_at_once_and_the_old_one_until_the_grace_is_o
     assert rotated.live_keys(until) == [secret_key(secret)]
 
 
-async def test_senders_hear_of_a_rotation_by_the_version(store: Store) -> None:
+async def test_senders_notice_a_rotation_by_the_version(store: Store) -> None:
     end = await store.endpoint()
     destinations = DestinationCache(store.database, KEYRING)
     known = await destinations.get(end.gid, 1)

@@ -1,4 +1,4 @@
-"""The timers of tasks, and what is told about tasks, on both databases."""
+"""The timers of tasks, and the events about tasks, on both databases."""
 
 import asyncio
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ async def test_a_workflow_is_started_after_the_commit_and_its_first_check_says_s
     assert (delivery.due_at, delivery.dispatched_at is not None) == (task.remind_at, True)
 
 
-async def test_a_reminder_is_sent_once_however_often_its_timer_runs(
+async def test_a_reminder_is_sent_once_when_its_timer_runs_several_times(
     store: Store, database: Database, other_database: Database
 ) -> None:
     task = await ask(store, reminders=REMINDERS)

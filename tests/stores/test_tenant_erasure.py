@@ -166,7 +166,9 @@ async def counts(store: Store) -> dict[str, int]:
         }
 
 
-async def test_everything_of_a_tenant_goes_and_nothing_of_another_whatever_the_moment_of_a_crash(store: Store) -> None:
+async def test_everything_of_a_tenant_is_erased_and_nothing_of_another_after_a_crash_at_any_moment(
+    store: Store,
+) -> None:
     await peopled(store, "other")
     before = await counts(store)
     tenant_gid = await peopled(store, "acme", deliveries=8)
@@ -181,7 +183,7 @@ async def test_everything_of_a_tenant_goes_and_nothing_of_another_whatever_the_m
         assert await session.get(Tenant, tenant_gid) is None
 
 
-async def test_an_entry_that_names_no_tenant_tells_that_it_was_erased(store: Store) -> None:
+async def test_the_audit_entry_of_an_erasure_outlives_the_tenant(store: Store) -> None:
     tenant_gid = await peopled(store, "acme")
     await keep(store.database, AuditEntry(actor="ann", action="tenant.erased", subject=tenant_gid))
     await begun(store, tenant_gid)
@@ -205,7 +207,7 @@ async def test_from_the_commit_on_nothing_is_published_to_it(store: Store) -> No
     assert changed.version == endpoint.version + 1  # senders forget what they know of it
 
 
-async def test_its_name_is_free_and_its_keys_are_over_at_once(store: Store) -> None:
+async def test_its_name_is_free_and_its_keys_are_revoked_at_once(store: Store) -> None:
     tenant_gid = await peopled(store, "acme")
     before = now()
     await begun(store, tenant_gid)
@@ -245,12 +247,12 @@ async def test_a_tenant_is_erased_once(store: Store) -> None:
         assert await being_erased(session) == []
 
 
-async def test_a_tenant_that_nobody_wants_erased_is_not_removed(store: Store) -> None:
+async def test_a_tenant_without_a_requested_erasure_is_not_removed(store: Store) -> None:
     await remove(Bulk(store.database), DEFAULT_TENANT_GID)
     assert await store.count(Tenant) == 1
 
 
-async def test_an_endpoint_that_slipped_in_while_its_tenant_was_shut_is_shut_as_well(store: Store) -> None:
+async def test_an_endpoint_created_while_its_tenant_was_shut_is_shut_as_well(store: Store) -> None:
     tenant_gid = await peopled(store, "acme")
     await begun(store, tenant_gid)
     late = await store.subscribed(tenant_gid)
@@ -273,7 +275,7 @@ async def test_the_workflows_to_end_are_those_of_deliveries_that_are_not_over(
     assert found == ([] if status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED) else [delivery.gid])
 
 
-async def test_every_statement_goes_by_an_index(store: Store) -> None:
+async def test_every_statement_uses_an_index(store: Store) -> None:
     """As planned for tables of unknown size: what is small would be read whole."""
     tenant_gid = await peopled(store, "acme", deliveries=20)
     statements = recorded(store.database)
@@ -288,7 +290,7 @@ async def test_every_statement_goes_by_an_index(store: Store) -> None:
             assert not reads_whole(plan, table), f"{sql}\n{plan[:500]}"
 
 
-def test_every_table_that_names_a_tenant_or_an_endpoint_is_thought_of() -> None:
+def test_every_table_with_a_tenant_or_an_endpoint_is_covered() -> None:
     named = {
         name
         for name, table in SQLModel.metadata.tables.items()

@@ -1,4 +1,4 @@
-"""What a tenant's session sees and changes: its own, whatever the statement."""
+"""A tenant's session reads and changes only its own rows, with any statement."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -117,14 +117,14 @@ async def test_without_a_tenant_everything_is_reached(database: Database, sides:
             assert len((await session.execute(select(model))).scalars().all()) >= 2, model
 
 
-async def test_of_every_table_a_tenant_sees_its_own_rows_alone(ours: TenantScope) -> None:
+async def test_a_tenant_sees_only_its_own_rows_of_every_table(ours: TenantScope) -> None:
     async with ours.reading() as session:
         for model in OF_TENANTS:
             assert len((await session.execute(select(model))).scalars().all()) == 1, model
             assert (await session.execute(select(func.count()).select_from(model))).scalar_one() == 1, model
 
 
-async def test_of_what_the_system_keeps_for_itself_a_tenant_sees_nothing(ours: TenantScope) -> None:
+async def test_a_tenant_sees_nothing_of_the_system_tables(ours: TenantScope) -> None:
     async with ours.reading() as session:
         for model in CLOSED:
             assert (await session.execute(select(model))).scalars().all() == [], model
@@ -176,14 +176,16 @@ async def test_updates_and_deletes_leave_the_rows_of_others_alone(
     assert await store.count(Subscription) == await store.count(EndpointSecret) == 1
 
 
-async def test_a_message_to_all_is_shown_with_ones_own_deliveries(ours: TenantScope, store: Store) -> None:
+async def test_a_message_to_all_tenants_is_shown_with_the_readers_own_deliveries(
+    ours: TenantScope, store: Store
+) -> None:
     gid = accepted(await store.acceptor().accept(publication())).message_gid
     async with ours.reading() as session:
         assert await messages.get(session, gid) is not None
         assert list((await deliveries.counts_of_message(session, gid)).values()) == [1]
 
 
-async def test_a_message_for_one_tenant_is_its_own_though_nobody_subscribes(
+async def test_a_tenant_sees_its_own_message_without_subscribers(
     ours: TenantScope, database: Database, sides: tuple[Side, Side]
 ) -> None:
     own, other = sides

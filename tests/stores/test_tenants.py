@@ -21,7 +21,7 @@ async def name_of(database: Database, gid: str) -> str | None:
         return tenant.name if tenant is not None else None
 
 
-async def test_of_two_that_want_a_name_at_once_one_gets_it(
+async def test_one_of_two_concurrent_claims_of_a_name_gets_it(
     database: Database, other_database: Database, store: Store
 ) -> None:
     gids = [await store.tenant("acme"), await store.tenant("globex")]

@@ -25,7 +25,7 @@ def webhook(description: str) -> JSON:
     return {"document": {"openapi": "3.1.0", "webhooks": {"a": {"post": {"description": description}}}}}
 
 
-async def test_half_of_a_surrogate_pair_is_a_fault_of_the_caller(api: Api) -> None:
+async def test_half_of_a_surrogate_pair_is_an_error_of_the_caller(api: Api) -> None:
     half = "\ud800"
     refused: list[tuple[str, JSON, str]] = [
         ("/v1/endpoints", {"url": URL, "auth": {**BASIC, "username": half}}, "auth.username"),
@@ -50,6 +50,6 @@ async def test_half_of_a_surrogate_pair_is_a_fault_of_the_caller(api: Api) -> No
         ("/v1/event-types/import", webhook("a\0b"), "document.webhooks.a.post.description"),
     ],
 )
-async def test_nul_is_a_fault_of_the_caller(api: Api, path: str, body: Any, field: str) -> None:
+async def test_nul_is_an_error_of_the_caller(api: Api, path: str, body: Any, field: str) -> None:
     assert_problem(await api.post(path, body), 422, field)
     assert await api.count("message") == await api.count("event_type") == 0

@@ -64,7 +64,7 @@ async def test_a_turn_that_is_given_back_is_free_for_other_processes(
     assert await other.take(gid, 1, LEASE) is not None
 
 
-async def test_endpoints_have_turns_of_their_own(store: Store, gid: str) -> None:
+async def test_each_endpoint_has_its_own_turns(store: Store, gid: str) -> None:
     turns = Turns(store.database)
     assert await turns.take(gid, 1, LEASE) is not None
     assert await turns.take((await store.endpoint()).gid, 1, LEASE) is not None
@@ -91,7 +91,7 @@ async def test_a_lower_limit_counts_what_is_in_flight_already(store: Store, gid:
     assert await turns.take(gid, 2, LEASE) is None
 
 
-async def test_a_turn_that_nobody_waits_for_any_more_is_given_back(store: Store, gid: str) -> None:
+async def test_a_turn_that_no_attempt_waits_for_any_more_is_given_back(store: Store, gid: str) -> None:
     turns = Turns(store.database)
     taking = asyncio.create_task(turns.take(gid, 1, LEASE))
     await asyncio.sleep(0)

@@ -123,11 +123,11 @@ async def test_the_queue_is_checked_more_often_while_notifications_do_not_arrive
 
     monkeypatch.setattr(there, "_with_available", count_checks)
 
-    def checks_go_on() -> None:
+    def checks_continue() -> None:
         assert checks >= 3
 
     with there.waiting(new_gid(Kind.ENDPOINT)):
-        await assert_eventually(checks_go_on)
+        await assert_eventually(checks_continue)
 
 
 def test_payloads_are_smaller_than_postgresql_takes(database_url: str) -> None:

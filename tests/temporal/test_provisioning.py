@@ -60,14 +60,14 @@ async def test_what_operators_changed_stays_when_a_worker_starts(client: Client)
     await retention.pause(note="legal hold")
     await _set_queue_limit(client, 3.0)
 
-    told: list[str] = []
-    await ensure_runtime(client, Settings(dev=True, retention_every_seconds=60), told.append)
+    reported: list[str] = []
+    await ensure_runtime(client, Settings(dev=True, retention_every_seconds=60), reported.append)
 
     schedule = (await retention.describe()).schedule
     assert (schedule.state.paused, schedule.state.note) == (True, "legal hold")
     assert [interval.every for interval in schedule.spec.intervals] == [timedelta(seconds=60)]
     assert isinstance(schedule.action, ScheduleActionStartWorkflow)
-    assert "schedule retention: up to date, paused by an operator" in told
+    assert "schedule retention: up to date, paused by an operator" in reported
     assert await _queue_limit(client) == 3.0
 
 
@@ -95,7 +95,7 @@ async def test_schedules_of_an_earlier_release_become_loops_in_place(client: Cli
     assert events.info.num_actions == 0
     for action in (reconcile.schedule.action, events.schedule.action):
         assert isinstance(action, ScheduleActionStartWorkflow)
-        assert action.execution_timeout == 2 * LOOP_LENGTH  # one that cannot go on gives way to the next
+        assert action.execution_timeout == 2 * LOOP_LENGTH  # one that hangs is replaced by the next
 
 
 async def _set_queue_limit(client: Client, rate: float) -> None:

@@ -56,8 +56,8 @@ def test_a_value_of_rust_becomes_its_message(said: str, words: str) -> None:
     assert in_words(said) == words
 
 
-async def test_a_temporal_that_is_not_there_is_told_in_words() -> None:
-    """By the SDK that is installed, whatever its core says next."""
+async def test_an_unreachable_temporal_is_reported_in_words() -> None:
+    """With the SDK that is installed, and any message of its core."""
     address = f"127.0.0.1:{refusing_port()}"
     with pytest.raises(RuntimeError) as caught:
         await connect(target_host=address)
@@ -96,7 +96,7 @@ def forwarded(message: str, fields: dict[str, str]) -> logging.LogRecord:
     return record
 
 
-def test_lines_of_one_kind_are_one_a_minute_whatever_ids_and_errors_they_have() -> None:
+def test_lines_that_differ_only_in_ids_and_errors_are_logged_once_a_minute() -> None:
     now = 1000.0
     rule, passed = OnceAMinute(lambda: now), []
     for number in range(400):

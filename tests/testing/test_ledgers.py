@@ -60,11 +60,11 @@ def test_passes_what_is_in_order() -> None:
 @pytest.mark.parametrize(
     ("arrivals", "why"),
     [
-        ([], "no arrival answered 2xx"),
-        ([replace(ARRIVAL, status=500)], "no arrival answered 2xx"),
-        ([replace(ARRIVAL, status=None)], "no arrival answered 2xx"),
-        ([replace(ARRIVAL, path="/other")], "no arrival answered 2xx"),
-        ([replace(ARRIVAL, host="127.0.0.1:8")], "no arrival answered 2xx"),
+        ([], "no arrival with a 2xx response"),
+        ([replace(ARRIVAL, status=500)], "no arrival with a 2xx response"),
+        ([replace(ARRIVAL, status=None)], "no arrival with a 2xx response"),
+        ([replace(ARRIVAL, path="/other")], "no arrival with a 2xx response"),
+        ([replace(ARRIVAL, host="127.0.0.1:8")], "no arrival with a 2xx response"),
     ],
 )
 def test_finds_what_never_arrived(arrivals: list[ArrivalLine], why: str) -> None:
@@ -88,7 +88,7 @@ def test_finds_what_the_database_does_not_know(database: Database, why: str) -> 
     assert why in judged(ARRIVAL, database=database).lost[0].what
 
 
-def test_finds_a_row_that_lies_although_nobody_was_promised_it() -> None:
+def test_finds_a_wrong_row_of_a_delivery_that_was_not_promised() -> None:
     report = judged(acks=(), database=DATABASE)
     assert "is delivered, and nothing arrived" in report.lost[0].what
 
@@ -118,7 +118,7 @@ def test_finds_a_duplicate() -> None:
         report.assert_no_duplicates()
 
 
-def test_a_request_cut_off_before_its_answer_makes_the_next_a_duplicate() -> None:
+def test_a_request_cut_off_before_its_response_makes_the_next_a_duplicate() -> None:
     assert judged(replace(ARRIVAL, status=None), replace(ARRIVAL, seq=2)).duplicates == 1
 
 
@@ -160,14 +160,14 @@ def test_finds_corrupted_bytes_in_the_database() -> None:
     assert [offence.place for offence in report.corrupt] == ["database"]
 
 
-def test_finds_an_arrival_nobody_was_promised() -> None:
+def test_finds_an_arrival_that_was_not_promised() -> None:
     report = judged(ARRIVAL, replace(ARRIVAL, id="msg_9"), replace(ARRIVAL, path="/elsewhere"))
     assert [o.what for o in report.unknown] == ["never acknowledged", "not an endpoint of this message"]
     with pytest.raises(AssertionError, match="unknown"):
         report.assert_nothing_lost()
 
 
-def test_allows_the_arrival_of_a_publish_that_got_no_answer() -> None:
+def test_allows_the_arrival_of_a_publish_that_got_no_response() -> None:
     report = judged(ARRIVAL, acks=(), unanswered=(Unanswered("key", PAYLOAD, "gone"),))
     assert report.unknown == []
 
@@ -223,7 +223,7 @@ def test_finds_a_group_that_is_out_of_order() -> None:
         judged(refused, first, replace(second, monotonic=2.0), acks=acks, database=database).assert_nothing_lost()
 
 
-def test_finds_requests_that_are_not_on_record() -> None:
+def test_finds_requests_that_are_not_recorded() -> None:
     assert "has no delivered attempt" in judged(ARRIVAL, database=replace(DATABASE, attempts=[])).unrecorded[0].what
     report = judged(ARRIVAL, replace(ARRIVAL, seq=2, status=500))
     assert "1 attempts for 2 arrivals" in report.unrecorded[0].what

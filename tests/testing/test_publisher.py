@@ -11,26 +11,29 @@ from testing.ledgers import AckedDelivery
 from testing.publisher import Publisher, PublishRefused, sample_payload
 from testing.waiting import assert_eventually
 
-ANSWER = {"messageGid": "msg_1", "deliveries": [{"deliveryGid": "dlv_1", "endpointGid": "ep_1", "status": "accepted"}]}
+ACCEPTED = {
+    "messageGid": "msg_1",
+    "deliveries": [{"deliveryGid": "dlv_1", "endpointGid": "ep_1", "status": "accepted"}],
+}
 ENDPOINTS = {"ep_1": "http://127.0.0.1:9/in"}
 
 
-def publisher(*answers: httpx.Response | Exception, patience: float = 5.0) -> tuple[Publisher, list[httpx.Request]]:
+def publisher(*responses: httpx.Response | Exception, patience: float = 5.0) -> tuple[Publisher, list[httpx.Request]]:
     requests: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        step = answers[min(len(requests), len(answers)) - 1]
+        step = responses[min(len(requests), len(responses)) - 1]
         if isinstance(step, Exception):
             raise step
         return step
 
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://api")
+    client = httpx.AsyncClient(transport=httpx.MockTransport(respond), base_url="http://api")
     return Publisher(client, endpoints=ENDPOINTS, patience=patience), requests
 
 
-async def test_retries_with_the_same_key_until_it_is_answered() -> None:
-    subject, requests = publisher(httpx.ConnectError("down"), httpx.Response(503), httpx.Response(202, json=ANSWER))
+async def test_retries_with_the_same_key_until_there_is_a_response() -> None:
+    subject, requests = publisher(httpx.ConnectError("down"), httpx.Response(503), httpx.Response(202, json=ACCEPTED))
     ack = await subject.publish("orders", b'{"n": 1.0}')
     assert ack is not None
     assert (ack.tries, ack.payload_sha256) == (3, sha256(b'{"n": 1.0}'))
@@ -39,13 +42,13 @@ async def test_retries_with_the_same_key_until_it_is_answered() -> None:
     assert {request.content for request in requests} == {b'{"payload":{"n": 1.0}}'}
 
 
-async def test_gives_each_message_a_key_of_its_own() -> None:
-    subject, requests = publisher(httpx.Response(202, json=ANSWER))
+async def test_gives_each_message_its_own_key() -> None:
+    subject, requests = publisher(httpx.Response(202, json=ACCEPTED))
     await subject.publish_many("orders", 3)
     assert len({request.headers["idempotency-key"] for request in requests}) == 3
 
 
-async def test_notes_what_was_never_answered() -> None:
+async def test_notes_what_never_got_a_response() -> None:
     subject, _ = publisher(httpx.Response(503), patience=0.01)
     assert await subject.publish("orders", b"1") is None
     assert [u.payload_sha256 for u in subject.ledger.unanswered] == [sha256(b"1")]
@@ -68,7 +71,7 @@ async def test_a_scheduled_message_is_promised_to_the_endpoint_it_names() -> Non
 
 
 async def test_the_messages_of_a_transaction_are_acknowledged_together() -> None:
-    subject, requests = publisher(httpx.Response(503), httpx.Response(202, json={"data": [ANSWER, ANSWER]}))
+    subject, requests = publisher(httpx.Response(503), httpx.Response(202, json={"data": [ACCEPTED, ACCEPTED]}))
     acks = await subject.publish_transactional("orders", [b"1.0", b"2"], [{"type": "a"}, {"retry": False}])
     assert [(ack.payload_sha256, ack.retry) for ack in acks] == [(sha256(b"1.0"), True), (sha256(b"2"), False)]
     assert requests[1].content == (
@@ -78,7 +81,7 @@ async def test_the_messages_of_a_transaction_are_acknowledged_together() -> None
 
 async def test_notes_what_was_cancelled_in_time() -> None:
     subject, _ = publisher(
-        httpx.Response(202, json=ANSWER),
+        httpx.Response(202, json=ACCEPTED),
         httpx.Response(409, json={}),
         httpx.ConnectError("down"),
         httpx.Response(200, json={}),
@@ -92,7 +95,7 @@ async def test_notes_what_was_cancelled_in_time() -> None:
 
 
 async def test_open_loop_counts_from_when_a_message_was_due() -> None:
-    subject, _ = publisher(httpx.Response(202, json=ANSWER))
+    subject, _ = publisher(httpx.Response(202, json=ACCEPTED))
     acks = await subject.publish_many("orders", 5, rate=100, type="order.created")
     gaps = [later.due - earlier.due for earlier, later in pairwise(acks)]
     assert gaps == pytest.approx([0.01] * 4)

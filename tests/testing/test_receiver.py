@@ -48,16 +48,16 @@ async def test_takes_a_chunked_body(receiver: Receiver, client: httpx.AsyncClien
 async def test_follows_the_script_and_repeats_its_last_step(receiver: Receiver, client: httpx.AsyncClient) -> None:
     receiver.respond(500, Response(429, headers=(("retry-after", "7"),)), 204)
     receiver.respond(redirect("http://127.0.0.1:1/"), path="/x")
-    answers = [await client.post(receiver.url) for _ in range(4)]
-    assert [answer.status_code for answer in answers] == [500, 429, 204, 204]
-    assert answers[1].headers["retry-after"] == "7"
+    responses = [await client.post(receiver.url) for _ in range(4)]
+    assert [response.status_code for response in responses] == [500, 429, 204, 204]
+    assert responses[1].headers["retry-after"] == "7"
     assert (await client.post(receiver.url_for("/x"))).headers["location"] == "http://127.0.0.1:1/"
 
 
 async def test_can_script_each_message_by_itself(receiver: Receiver, client: httpx.AsyncClient) -> None:
     receiver.respond(503, 200, each_message=True)
-    answers = [await client.post(receiver.url, headers={"webhook-id": name}) for name in "abab"]
-    assert [answer.status_code for answer in answers] == [503, 503, 200, 200]
+    responses = [await client.post(receiver.url, headers={"webhook-id": name}) for name in "abab"]
+    assert [response.status_code for response in responses] == [503, 503, 200, 200]
 
 
 async def test_waits_for_arrivals_and_says_how_many_came(receiver: Receiver, client: httpx.AsyncClient) -> None:
@@ -100,7 +100,9 @@ async def test_never_comes_to_an_end(receiver: Receiver, client: httpx.AsyncClie
     assert receiver.arrivals[0].fault == fault
 
 
-async def test_keeps_connections_alive_unless_told_to_close(receiver: Receiver, client: httpx.AsyncClient) -> None:
+async def test_keeps_connections_alive_unless_configured_to_close(
+    receiver: Receiver, client: httpx.AsyncClient
+) -> None:
     for _ in range(3):
         await client.post(receiver.url)
     assert receiver.connections == 1
@@ -133,7 +135,7 @@ async def test_can_be_stopped_and_started_on_the_same_port(receiver: Receiver, c
     assert (await client.post(receiver.url)).status_code == 200
 
 
-async def test_ledger_says_how_each_request_was_answered(tmp_path: Path, client: httpx.AsyncClient) -> None:
+async def test_ledger_has_the_status_of_each_response(tmp_path: Path, client: httpx.AsyncClient) -> None:
     ledger = tmp_path / "ledger.jsonl"
     async with Receiver(ledger=ledger) as receiver:
         receiver.respond(200, 500, Response(delay=0.01), Fault.RESET, Response(delay=30))
@@ -159,8 +161,10 @@ async def test_as_a_process_it_takes_orders_and_its_ledger_survives_kill_9(
 ) -> None:
     async with ReceiverProcess(tmp_path) as receiver:
         await receiver.respond(500, 202, path="/x", each_message=True)
-        answers = [await client.post(receiver.url_for("/x"), content=b"{}", headers={"webhook-id": "m"}) for _ in "12"]
-        assert [answer.status_code for answer in answers] == [500, 202]
+        responses = [
+            await client.post(receiver.url_for("/x"), content=b"{}", headers={"webhook-id": "m"}) for _ in "12"
+        ]
+        assert [response.status_code for response in responses] == [500, 202]
         assert len(await receiver.wait_for(2, path="/x")) == 2
         with pytest.raises(TimeoutError, match="2 of 3"):
             await receiver.wait_for(3, timeout=0.05)

@@ -1,4 +1,4 @@
-"""Real servers come up, survive what tests do to them, and lose only what they were told to lose."""
+"""Real servers come up, survive what tests do to them, and lose only what a test has them lose."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,7 +38,7 @@ async def test_temporal_can_lose_its_store(temporal: TemporalServer) -> None:
         await client.get_workflow_handle("one").describe()
 
 
-async def test_a_suspended_temporal_answers_again_after_resuming(temporal: TemporalServer) -> None:
+async def test_a_suspended_temporal_responds_again_after_resuming(temporal: TemporalServer) -> None:
     client = await temporal.client()
     temporal.suspend()
     await assert_eventually(lambda: _assert_stopped(temporal.process.pid))

@@ -1,4 +1,4 @@
-"""One server a module, since it starts in half a second; an engine of its own for each test."""
+"""One server a module, since it starts in half a second; each test has its own engine."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Workflows by themselves: real workflow code in the sandbox, a server that skips time, activities that do as told."""
+"""Workflows by themselves: real workflow code in the sandbox, a server that skips time, scripted activities."""
 
 import asyncio
 import json
@@ -169,7 +169,7 @@ class Gate:
 
 
 class Script(Generic[T]):
-    """What an activity answers, call by call; the last step repeats."""
+    """What an activity returns, call by call; the last step repeats."""
 
     def __init__(self, *steps: T) -> None:
         self._steps = deque(steps)
@@ -222,7 +222,7 @@ class FakeTask:
 
 
 class FakeActivities:
-    """All activities under their real names. Each records its call; then waits at its gate, raises, or answers.
+    """All activities under their real names. Each records its call; then waits at its gate, raises, or returns.
 
     `parked` stands for the parked deliveries of the database: `release_parked` takes from them. `policies` are the
     circuit settings of endpoints.
@@ -247,11 +247,11 @@ class FakeActivities:
         self._running = 0
 
     def script(self, *outcomes: AttemptOutcome) -> None:
-        """What the coming attempts come to."""
+        """The outcomes of the next attempts."""
         self.sends = Script(*outcomes)
 
     def fail(self, name: str, times: int) -> None:
-        """Have the next executions of an activity fail by our own fault."""
+        """Have the next executions of an activity fail with an internal error."""
         self.faults[name] += [DatabaseAway("no database") for _ in range(times)]
 
     def hold(self, name: str) -> Gate:
@@ -468,8 +468,8 @@ class Engine:
         await self.env.sleep(duration)
 
     async def passed(self, handle: WorkflowHandle[Any, Any], name: str, calls: int, every: timedelta) -> None:
-        """Let a loop make passes until an activity was called so many times. No time is skipped during a call: it would
-        end for want of a heartbeat."""
+        """Let a loop make passes until an activity was called `calls` times. No time is skipped during a call: it
+        would end without a heartbeat."""
         while True:
             done = len(self.fakes.of(name))
             await until_at_rest(handle)
@@ -554,7 +554,7 @@ class Engine:
             except RPCError as error:
                 if error.message != "Timeout expired":
                     raise
-                raise AssertionError("the query was not answered in time") from error
+                raise AssertionError("the query did not return in time") from error
             assert state.status is status, state
             assert waiting_for is None or state.waiting_for == waiting_for, state
             assert round_ is None or state.round == round_, state
@@ -580,7 +580,7 @@ class Engine:
         return await assert_eventually(called)
 
     def keep(self) -> None:
-        """Leave the workflows open, for the next engine to go on with."""
+        """Leave the workflows open for the next engine."""
         self._opened.clear()
 
     async def close(self) -> None:
@@ -779,10 +779,10 @@ async def described(handle: WorkflowHandle[Any, Any]) -> WorkflowExecutionInfo:
     nulls, and the SDK stumbles over those."""
     client = handle._client
     execution = WorkflowExecution(workflow_id=handle.id)
-    answer = await client.workflow_service.describe_workflow_execution(
+    response = await client.workflow_service.describe_workflow_execution(
         DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
     )
-    return answer.workflow_execution_info
+    return response.workflow_execution_info
 
 
 async def attribute(handle: WorkflowHandle[Any, Any], key: SearchAttributeKey[Any]) -> Any:

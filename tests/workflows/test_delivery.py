@@ -146,7 +146,7 @@ async def test_a_first_start_runs_no_delivery_that_has_ended_and_a_restart_does(
     assert numbers(engine) == [(1, 1), (1, 1)]
 
 
-async def test_a_delivery_whose_first_attempt_failed_goes_on_with_the_second_when_it_is_due(engine: Engine) -> None:
+async def test_a_delivery_whose_first_attempt_failed_makes_the_second_when_it_is_due(engine: Engine) -> None:
     engine.fakes.script(FAILED)
     due = await engine.now() + 20 * MINUTE
     handle = await engine.start(engine.order_after(FAILED, due))
@@ -261,7 +261,7 @@ async def test_the_temporal_ui_shows_the_attempt_before_the_workflow(engine: Eng
 # --- the queues
 
 
-async def test_an_attempt_goes_by_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
+async def test_an_attempt_uses_the_fair_queue_under_its_endpoints_key(engine: Engine) -> None:
     input = engine.input()
     await engine.result(await engine.start(input))
     [call] = engine.fakes.calls
@@ -269,7 +269,7 @@ async def test_an_attempt_goes_by_the_fair_queue_under_its_endpoints_key(engine:
     assert (call.priority.fairness_key, call.priority.fairness_weight) == (input.endpoint_gid, None)
 
 
-async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_as_its_weight(engine: Engine) -> None:
+async def test_a_rate_limited_attempt_uses_the_limited_queue_with_the_limit_as_its_weight(engine: Engine) -> None:
     input = engine.input(rate_limit=7.5)
     await engine.result(await engine.start(input))
     [call] = engine.fakes.calls
@@ -278,7 +278,7 @@ async def test_a_rate_limited_attempt_goes_by_the_limited_queue_with_the_limit_a
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, 3.0), (3.0, 50.0), (3.0, None)])
-async def test_the_next_attempt_goes_by_the_limit_that_the_last_one_reported(
+async def test_the_next_attempt_uses_the_limit_that_the_last_one_reported(
     engine: Engine, before: float | None, now: float | None
 ) -> None:
     input = engine.input(rate_limit=before)
@@ -359,7 +359,7 @@ async def test_no_attempt_is_made_past_the_window(engine: Engine) -> None:
     [(2 * HOUR, 2 * HOUR), (10 * SECOND, MINUTE), (timedelta(), MINUTE)],
     ids=["longer than the delay", "shorter", "none at all"],
 )
-async def test_a_named_time_to_come_back_lengthens_the_rest_and_never_shortens_it(
+async def test_a_retry_after_time_lengthens_the_delay_and_never_shortens_it(
     engine: Engine, named: timedelta, waited: timedelta
 ) -> None:
     engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=429, retry_after=named), DELIVERED)
@@ -369,7 +369,7 @@ async def test_a_named_time_to_come_back_lengthens_the_rest_and_never_shortens_i
     assert waited <= rests(engine)[0] < waited + SECOND
 
 
-async def test_a_named_time_past_the_window_is_cut_to_it_and_the_attempt_then_is_the_last(engine: Engine) -> None:
+async def test_a_retry_after_time_past_the_window_is_cut_to_it_and_the_attempt_then_is_the_last(engine: Engine) -> None:
     engine.fakes.script(AttemptOutcome(Verdict.RETRY, status_code=503, retry_after=5 * HOUR))
     policy = DeliveryPolicy(delays=(MINUTE,) * 5, jitter=0, max_window=HOUR)
     handle = await engine.start(engine.input(policy=policy))
@@ -440,7 +440,7 @@ async def test_a_dead_letter_is_found_by_its_search_attributes(engine: Engine) -
     assert abs(died_at - await engine.now()) < MINUTE
 
 
-async def test_a_dead_letter_without_an_answer_has_no_status_code(engine: Engine) -> None:
+async def test_a_dead_letter_without_a_response_has_no_status_code(engine: Engine) -> None:
     handle = await dead(engine, BLOCKED)
     assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.BLOCKED
     assert await attribute(handle, sa.STATUS_CODE) is None
@@ -457,7 +457,7 @@ async def test_the_database_knows_a_dead_letter_before_the_search_does(engine: E
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
 
 
-async def test_retention_discards_a_dead_letter_that_nobody_touched(engine: Engine) -> None:
+async def test_retention_discards_an_untouched_dead_letter(engine: Engine) -> None:
     input = engine.input(policy=ONCE, dead_letter_retention=30 * DAY)
     engine.fakes.script(FAILED)
     handle = await engine.start(input)
@@ -593,7 +593,7 @@ async def test_a_replay_starts_the_workflow_of_a_dead_letter_that_lost_it(engine
     assert engine.fakes.arguments("dead_letter") == []
 
 
-async def test_a_restarted_delivery_goes_on_where_its_round_was(engine: Engine) -> None:
+async def test_a_restarted_delivery_continues_where_its_round_was(engine: Engine) -> None:
     engine.fakes.script(FAILED)
     handle = await engine.start(engine.input(round=2, attempt=5))
     await engine.skip(3 * HOUR)
@@ -652,7 +652,7 @@ async def test_a_discard_during_an_attempt_that_fails_is_kept(engine: Engine) ->
     assert numbers(engine) == [(1, 1)]
 
 
-async def test_a_discard_behind_a_replay_is_not_lost_with_the_run(engine: Engine) -> None:
+async def test_a_discard_after_a_replay_is_not_lost_with_the_run(engine: Engine) -> None:
     handle = await dead(engine)
     gate = engine.fakes.hold("open_round")
     await handle.signal("replay", ANN)
@@ -715,7 +715,7 @@ async def test_attempt_now_while_an_attempt_is_being_recorded_asks_for_the_next(
     assert await engine.result(handle) == delivered(attempts=2)
 
 
-async def test_attempt_now_makes_a_parked_delivery_look_again(engine: Engine) -> None:
+async def test_attempt_now_makes_a_parked_delivery_check_again(engine: Engine) -> None:
     handle = await parked(engine)
     await handle.signal("attempt_now")
     await engine.until_called("send_attempt", 2)
@@ -726,7 +726,7 @@ async def test_attempt_now_makes_a_parked_delivery_look_again(engine: Engine) ->
 # --- parking
 
 
-async def test_a_parked_delivery_goes_on_when_released_and_the_parking_is_no_attempt(engine: Engine) -> None:
+async def test_a_parked_delivery_continues_when_released_and_the_parking_is_no_attempt(engine: Engine) -> None:
     handle = await parked(engine)
     engine.fakes.script(DELIVERED)
     await handle.signal("release", ReleaseInput())
@@ -755,7 +755,7 @@ async def test_a_pause_longer_than_the_window_uses_up_none_of_it(engine: Engine)
     assert numbers(engine) == [(1, n) for n in (1, 1, 2, 3, 4, 5, 6)]
 
 
-async def test_a_parked_delivery_looks_again_by_itself_after_a_while(engine: Engine) -> None:
+async def test_a_parked_delivery_checks_again_by_itself_after_a_while(engine: Engine) -> None:
     handle = await parked(engine, park_check=10 * MINUTE)
     engine.fakes.script(DELIVERED)
     await engine.result(handle)
@@ -774,7 +774,7 @@ async def test_a_parked_delivery_checks_less_and_less_often(engine: Engine) -> N
     assert all(0.8 * check <= wait < check for wait, check in zip(waits, announced, strict=True))
 
 
-async def test_the_checks_of_the_next_parking_begin_anew(engine: Engine) -> None:
+async def test_the_next_parking_starts_with_the_shortest_check_interval(engine: Engine) -> None:
     engine.fakes.script(PAUSED, PAUSED, FAILED, PAUSED)
     handle = await engine.start(engine.input(park_check=10 * MINUTE))
     await engine.skip(HOUR)
@@ -808,7 +808,7 @@ def short_histories(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_histories")
 async def test_a_parked_delivery_continues_as_new_where_it_was(engine: Engine) -> None:
-    """The time before the parking counts for the window, the time parked does not, in whichever run it was."""
+    """The time before the parking counts for the window, the time parked does not, in any run."""
     engine.fakes.script(FAILED, PAUSED)
     policy = DeliveryPolicy(delays=(HOUR, 5 * HOUR), jitter=0, max_window=4 * HOUR)
     handle = await engine.start(engine.input(policy=policy))
@@ -972,7 +972,7 @@ async def test_a_release_of_an_earlier_parking_does_not_count_for_a_later_one(en
     assert numbers(engine) == [(1, 1), (1, 2)]
 
 
-# --- faults of our own
+# --- internal errors
 
 
 async def test_an_attempt_that_the_database_could_not_take_is_recorded_by_the_workflow(engine: Engine) -> None:
@@ -992,7 +992,7 @@ async def test_a_recorded_attempt_is_not_recorded_again(engine: Engine) -> None:
     assert engine.fakes.arguments("record_attempt") == []
 
 
-async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine) -> None:
+async def test_an_internal_error_is_retried_and_is_no_attempt(engine: Engine) -> None:
     engine.fakes.fail("send_attempt", times=5)
     handle = await engine.start(engine.input(policy=ONCE))
     assert await engine.result(handle) == delivered(attempts=1)
@@ -1000,7 +1000,7 @@ async def test_a_fault_of_our_own_is_retried_and_is_no_attempt(engine: Engine) -
 
 
 @pytest.mark.parametrize("name", ["dead_letter", "open_round", "discard"])
-async def test_what_the_database_must_know_is_told_until_it_holds(engine: Engine, name: str) -> None:
+async def test_a_write_to_the_database_is_retried_until_it_succeeds(engine: Engine, name: str) -> None:
     engine.fakes.fail(name, times=4)
     engine.fakes.script(FAILED)
     handle = await engine.start(engine.input(policy=ONCE))
@@ -1063,7 +1063,7 @@ async def test_the_status_is_searchable_from_the_first_retry_on_and_costs_an_eve
     assert upserts == 1 + parked_and_patched
 
 
-async def test_the_temporal_ui_tells_what_a_dead_letter_is_and_what_to_do_with_it(engine: Engine) -> None:
+async def test_the_temporal_ui_shows_what_a_dead_letter_is_and_what_to_do_with_it(engine: Engine) -> None:
     handle = await dead(engine, REJECTED)
     metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
     for word in ("rejected", "HTTP 404", "`replay`", "`discard`"):

@@ -110,7 +110,7 @@ async def test_a_success_ends_the_streak(engine: Engine) -> None:
     await endpoint.until_projected(state=CLOSED, failures=4)
 
 
-async def test_a_report_tells_of_a_success_before_its_failures(engine: Engine) -> None:
+async def test_a_report_has_a_success_before_its_failures(engine: Engine) -> None:
     endpoint = engine.endpoint()
     await endpoint.report(failures=4)
     await endpoint.report(succeeded=True, failures=4)
@@ -118,7 +118,7 @@ async def test_a_report_tells_of_a_success_before_its_failures(engine: Engine) -
     await endpoint.until(state=CLOSED, version=circuit.version)
 
 
-async def test_the_projection_is_written_until_it_holds(engine: Engine) -> None:
+async def test_the_write_of_the_projection_is_retried_until_it_succeeds(engine: Engine) -> None:
     engine.fakes.fail("project_circuit", times=3)
     endpoint = engine.endpoint()
     await endpoint.report(failures=5)
@@ -386,21 +386,21 @@ async def until_shown(endpoint: Endpoint, words: str) -> None:
         "-".join(value) or "fresh" if isinstance(value, list) else value if isinstance(value, str) else ""
     ),
 )
-async def test_a_command_answers_with_the_state_that_senders_read(
+async def test_a_command_returns_the_state_that_senders_read(
     engine: Engine, before: list[str], update: str, wanted: dict[str, Any], projections: int
 ) -> None:
     endpoint = engine.endpoint()
     for name in before:
         await endpoint.command(name)
-    answer = await endpoint.command(update)
-    assert {name: getattr(answer, name) for name in wanted} == wanted
-    assert answer == await endpoint.state()
+    state = await endpoint.command(update)
+    assert {name: getattr(state, name) for name in wanted} == wanted
+    assert state == await endpoint.state()
     assert len(endpoint.projections()) == projections
     if projections:
-        assert endpoint.projections()[-1] == answer
+        assert endpoint.projections()[-1] == state
 
 
-async def test_the_circuits_state_is_searchable_a_hold_before_all(engine: Engine) -> None:
+async def test_the_circuits_state_is_searchable_and_a_hold_takes_precedence(engine: Engine) -> None:
     endpoint = engine.endpoint()
     for update, shown in [("trip", "open"), ("pause", "paused"), ("resume", "open"), ("disable", "disabled")]:
         await endpoint.command(update)
@@ -411,7 +411,7 @@ async def assert_shown(endpoint: Endpoint, shown: str) -> None:
     assert await attribute(endpoint.handle, sa.CIRCUIT_STATE) == shown
 
 
-async def test_a_command_answers_only_when_senders_can_read_it(engine: Engine) -> None:
+async def test_a_command_returns_only_when_senders_can_read_it(engine: Engine) -> None:
     endpoint = engine.endpoint()
     await endpoint.command("resume")
     gate = engine.fakes.hold("project_circuit")
@@ -427,7 +427,7 @@ async def test_a_command_answers_only_when_senders_can_read_it(engine: Engine) -
     assert engine.fakes.finished == ["project_circuit"]
 
 
-async def test_a_pause_holds_what_time_would_do_and_the_resuming_does_it(engine: Engine) -> None:
+async def test_a_pause_stops_the_timers_and_resuming_runs_them(engine: Engine) -> None:
     engine.fakes.parked = 5
     endpoint = await opened(engine)
     await endpoint.command("pause")
@@ -446,7 +446,7 @@ async def test_an_operators_reset_releases_what_is_parked(engine: Engine) -> Non
     assert (await endpoint.until_released(1))[0] == ReleaseParkedInput(endpoint.gid, 5)
 
 
-async def test_a_disabled_endpoint_keeps_its_parked_deliveries_where_an_operator_did_it(engine: Engine) -> None:
+async def test_an_endpoint_that_an_operator_disabled_keeps_its_parked_deliveries(engine: Engine) -> None:
     endpoint = engine.endpoint()
     await endpoint.command("disable")
     looked = len(endpoint.releases())
@@ -580,7 +580,7 @@ async def test_a_release_survives_the_loss_of_temporals_store(engine: Engine) ->
     assert [input.limit for input in await endpoint.until_released(2)] == [5, 10]
 
 
-async def test_what_is_told_while_the_circuit_is_being_loaded_counts(engine: Engine) -> None:
+async def test_reports_that_arrive_while_the_circuit_is_being_loaded_count(engine: Engine) -> None:
     engine.fakes.circuit = Circuit(failures=4, failing_since=await engine.now(), version=4)
     gate = engine.fakes.hold("load_endpoint")
     endpoint = engine.endpoint()
@@ -592,7 +592,7 @@ async def test_what_is_told_while_the_circuit_is_being_loaded_counts(engine: Eng
     await endpoint.until_projected(state=OPEN, failures=5, hold=Hold.PAUSED)
 
 
-async def test_reports_and_commands_at_once_are_all_heard(engine: Engine) -> None:
+async def test_concurrent_reports_and_commands_are_all_handled(engine: Engine) -> None:
     policy = replace(POLICY, failure_threshold=1_000)
     endpoint = engine.endpoint(policy)
     # Start the entity first: where signal-with-start and update-with-start race for the same new workflow, the
@@ -601,8 +601,8 @@ async def test_reports_and_commands_at_once_are_all_heard(engine: Engine) -> Non
     await endpoint.until_projected(failures=1)
 
     async def command(name: str) -> None:
-        answer = await endpoint.command(name)
-        assert answer.version <= endpoint.projections()[-1].version
+        state = await endpoint.command(name)
+        assert state.version <= endpoint.projections()[-1].version
 
     await asyncio.gather(
         *(endpoint.report(failures=1) for _ in range(60)),
@@ -632,7 +632,7 @@ async def test_a_command_counts_after_the_reports_that_came_before_it(engine: En
     assert endpoint.projections()[-1].failures == 0
 
 
-async def test_a_run_that_took_many_updates_makes_room_for_a_new_one_that_knows_as_much(engine: Engine) -> None:
+async def test_a_run_that_took_many_updates_continues_as_new_with_the_same_state(engine: Engine) -> None:
     """A run takes 2,000 updates at most: Temporal refuses more, those of an operator who wants to resume included."""
     endpoint = engine.endpoint()
     paused = await endpoint.command("pause")
@@ -701,7 +701,7 @@ async def test_settings_that_were_not_announced_apply_after_the_next_projection(
     await endpoint.until_projected(state=OPEN, failures=3)
 
 
-async def test_settings_of_an_endpoint_without_a_workflow_are_announced_to_nobody(engine: Engine) -> None:
+async def test_settings_of_an_endpoint_without_a_workflow_are_not_announced(engine: Engine) -> None:
     endpoint = engine.endpoint()
     await endpoint.settings_changed(replace(POLICY, failure_threshold=2))
     await endpoint.report(failures=2)
@@ -776,7 +776,7 @@ async def test_no_command_is_lost_between_runs(forgetful: Engine) -> None:
     assert circuit.version == 10 * 4
 
 
-async def test_a_release_goes_on_in_the_next_run(forgetful: Engine) -> None:
+async def test_a_release_continues_in_the_next_run(forgetful: Engine) -> None:
     forgetful.fakes.parked = 40
     forgetful.fakes.circuit = Circuit(version=1)
     endpoint = forgetful.endpoint(replace(POLICY, failure_threshold=1_000))
@@ -791,7 +791,7 @@ def assert_none_parked(engine: Engine) -> None:
     assert engine.fakes.parked == 0
 
 
-async def test_a_command_that_arrives_with_the_end_of_a_run_is_answered(forgetful_env: WorkflowEnvironment) -> None:
+async def test_a_command_that_arrives_with_the_end_of_a_run_returns(forgetful_env: WorkflowEnvironment) -> None:
     """It arrives in the very workflow task whose activity result leaves the entity idle and due for a new run."""
     engine = Engine(forgetful_env)
     policy = replace(POLICY, failure_threshold=1_000)
@@ -813,7 +813,7 @@ async def test_a_command_that_arrives_with_the_end_of_a_run_is_answered(forgetfu
             await engine.close()
 
 
-async def test_a_command_that_waits_for_a_long_loading_is_answered(forgetful: Engine) -> None:
+async def test_a_command_that_waits_for_a_long_loading_returns(forgetful: Engine) -> None:
     """The run is due for a new one as soon as the circuit is loaded, and must not end before the command is done."""
     forgetful.fakes.circuit = Circuit(hold=Hold.PAUSED, version=1)
     gate = forgetful.fakes.hold("load_endpoint")

@@ -34,7 +34,7 @@ async def test_workflows_are_ended_twice_and_in_between_all_that_was_in_flight_h
     assert second.at - first.at >= SETTLE
 
 
-async def test_each_step_is_repeated_until_it_holds(engine: Engine) -> None:
+async def test_each_step_is_repeated_until_it_succeeds(engine: Engine) -> None:
     engine.fakes.fail("end_tenant_workflows", 2)
     engine.fakes.fail("remove_tenant", 1)
     _, handle = await begun(engine)

@@ -1,4 +1,4 @@
-"""The workflow of a delivery that Everhook handles itself: timers of its own, and otherwise that of a webhook."""
+"""The workflow of a delivery that Everhook handles itself: its own timers, and otherwise that of a webhook."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -16,7 +16,7 @@ async def started(engine: Engine) -> WorkflowHandle[SealReceiptsWorkflow, SealRe
     )
 
 
-async def test_a_pass_tells_what_was_sealed_and_what_was_found_damaged(engine: Engine) -> None:
+async def test_a_pass_returns_what_was_sealed_and_what_was_found_damaged(engine: Engine) -> None:
     assert await (await started(engine)).result() == SealResult(7, 2, ("ten_1",))
 
 

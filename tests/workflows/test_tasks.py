@@ -89,7 +89,7 @@ async def test_the_due_date_may_decide(engine: Engine, on_due: str, status: Deli
     assert await attribute(handle, sa.OUTCOME) == {"decline": "rejected", "pass": "approved"}[on_due]
 
 
-async def test_a_lost_signal_costs_nothing(engine: Engine) -> None:
+async def test_a_task_whose_signal_was_lost_ends_at_the_next_check(engine: Engine) -> None:
     handle = await asked(engine, reminders=REMINDERS)
     engine.fakes.task.end(DeliveryStatus.DISCARDED)
     assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED

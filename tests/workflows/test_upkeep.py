@@ -22,7 +22,7 @@ async def begun(engine: Engine) -> WorkflowHandle[RetentionWorkflow, RetentionRe
     return handle
 
 
-async def test_a_pass_of_retention_tells_what_it_removed(engine: Engine) -> None:
+async def test_a_pass_of_retention_returns_what_it_removed(engine: Engine) -> None:
     assert await (await begun(engine)).result() == REMOVED
     assert len(engine.fakes.of("remove_past")) == 1
 
@@ -42,7 +42,7 @@ async def test_a_pass_that_fails_in_the_middle_is_taken_up_again(engine: Engine)
     assert await handle.result() == REMOVED
 
 
-async def test_a_pass_that_cannot_succeed_makes_way_for_the_next(engine: Engine) -> None:
+async def test_a_pass_that_cannot_succeed_is_given_up_for_the_next(engine: Engine) -> None:
     engine.fakes.fail("remove_past", 5)
     handle = await begun(engine)
     await retried(engine, 4)
