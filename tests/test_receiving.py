@@ -1,4 +1,4 @@
-"""The page on receiving, run: its receivers take what the product sends, refuse what it did not, and keep each once."""
+"""The receivers of the page on receiving, run: they accept genuine requests, refuse others, and keep each once."""
 
 import asyncio
 import base64
@@ -72,7 +72,7 @@ def named(language: str, name: str) -> str:
     return str(source)
 
 
-# What is sent
+# Requests
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Program:
             await self._process.terminate()
 
     async def takes(self, egress: EgressClient, sent: Sent) -> int | None:
-        """Send it as a worker does; the status it was answered with."""
+        """Send it as a worker does; returns the status of the response."""
         url = f"http://127.0.0.1:{self._port}/webhooks"
         return (await egress.post(url, sent.headers, sent.body, timedelta(seconds=15))).status
 
@@ -205,7 +205,7 @@ class Program:
         await assert_eventually(once)
 
     async def settles(self, egress: EgressClient) -> None:
-        """Wait until a message sent now is handled: what came before it has had its turn."""
+        """Wait until a message sent now is handled: earlier ones are handled before it."""
         last = signed(self.secret)
         assert await self.takes(egress, last) == 200
         await self.handles(last.gid)
@@ -262,7 +262,7 @@ async def test_the_largest_payload_is_accepted(program: Program, egress: EgressC
 
 
 def _shifted(sent: Sent, seconds: int) -> Sent:
-    """Another time than the one that was signed."""
+    """Change the time to another one than was signed."""
     return sent.with_header("webhook-timestamp", str(int(sent.header("webhook-timestamp")) + seconds))
 
 
@@ -291,7 +291,7 @@ FORGERIES: dict[str, Callable[[str], Sent]] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-async def test_what_is_not_genuine_is_refused(program: Program, egress: EgressClient, forgery: str) -> None:
+async def test_requests_that_are_not_genuine_are_refused(program: Program, egress: EgressClient, forgery: str) -> None:
     sent = FORGERIES[forgery](program.secret)
     assert await program.takes(egress, sent) == 401
     await program.settles(egress)
@@ -299,11 +299,11 @@ async def test_what_is_not_genuine_is_refused(program: Program, egress: EgressCl
 
 
 @pytest.mark.parametrize("age", [240, -240])
-async def test_a_clock_may_be_wrong_by_some_minutes(program: Program, egress: EgressClient, age: int) -> None:
+async def test_a_clock_skew_of_some_minutes_is_accepted(program: Program, egress: EgressClient, age: int) -> None:
     assert await program.takes(egress, signed(program.secret, age=age)) == 200
 
 
-async def test_a_duplicate_is_answered_alike_and_handled_once(program: Program, egress: EgressClient) -> None:
+async def test_a_duplicate_gets_the_same_response_and_is_handled_once(program: Program, egress: EgressClient) -> None:
     first = signed(program.secret)
     again = signed(program.secret, gid=first.gid, attempt=2)
     assert first.body != again.body
@@ -330,7 +330,9 @@ async def test_during_a_rotation_each_secret_verifies(program: Program, egress: 
     await program.handles(sent.gid)
 
 
-async def test_what_cannot_be_kept_is_not_accepted_and_comes_again(program: Program, egress: EgressClient) -> None:
+async def test_a_message_that_cannot_be_stored_is_not_accepted_and_is_sent_again(
+    program: Program, egress: EgressClient
+) -> None:
     store = program.folder / ("inbox.db" if program.language == "python" else "written")
     sent = signed(program.secret)
     away = store.rename(program.folder / "away")
@@ -373,7 +375,7 @@ async def unstarted(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
     await program.terminate()
 
 
-async def test_what_was_accepted_survives_a_kill_and_a_duplicate_is_known_after_it(
+async def test_accepted_messages_survive_a_kill_and_duplicates_are_detected_after_it(
     unstarted: Program, egress: EgressClient
 ) -> None:
     program, sent = unstarted, signed(unstarted.secret)
@@ -404,7 +406,7 @@ def _assert_in(part: str, text: str) -> None:
 
 @pytest.mark.parametrize("secret", [None, "", "whsec_"])
 async def test_a_receiver_without_a_secret_does_not_start(unstarted: Program, secret: str | None) -> None:
-    """With an empty key anybody could sign."""
+    """With an empty key every client could sign."""
     env = {"PORT": "0"} if secret is None else {"PORT": "0", "WEBHOOK_SECRET": secret}
     command = unstarted.command(snippet(unstarted.language))
     process = Process(command, log=unstarted.folder / "receiver.log", env=env, cwd=unstarted.folder)
@@ -418,14 +420,14 @@ async def test_the_program_in_go_passes_vet(tmp_path: Path) -> None:
     go("vet", "receiver.go", folder=tmp_path)
 
 
-# Software that is not ours, on the bytes that a receiver got
+# Third-party software, on the bytes that a receiver got
 
 VERIFIERS: dict[str, Callable[[str], Any]] = {"standardwebhooks": standardwebhooks.Webhook, "svix": svix.Webhook}
 
 
 @pytest.mark.parametrize("format", BodyFormat)
 @pytest.mark.parametrize("library", VERIFIERS)
-async def test_the_libraries_verify_the_very_bytes_that_arrived(
+async def test_the_libraries_verify_the_exact_bytes_that_arrived(
     egress: EgressClient, library: str, format: BodyFormat
 ) -> None:
     old, new = new_secret(), new_secret()
@@ -441,7 +443,7 @@ async def test_the_libraries_verify_the_very_bytes_that_arrived(
             VERIFIERS[library](secret).verify(body, headers)
 
 
-# The page on Ed25519, run: its functions take what the product signs and nothing else
+# The page on Ed25519, run: its functions accept signatures of the product and nothing else
 
 PRIVATE_KEY, OTHER_PRIVATE_KEY = new_private_key(), new_private_key()
 
@@ -457,11 +459,11 @@ def with_v1a(sent: Sent, change: Callable[[str], str]) -> Sent:
 
 PUBLICLY: dict[str, tuple[Callable[[], Sent], bool]] = {
     "genuine": (both, True),
-    "with the newer key beside it": (
+    "with the newer key next to it": (
         lambda: signed(new_secret(), private_keys=[OTHER_PRIVATE_KEY, PRIVATE_KEY]),
         True,
     ),
-    "with the older key beside it": (
+    "with the older key next to it": (
         lambda: signed(new_secret(), new_secret(), private_keys=[PRIVATE_KEY, OTHER_PRIVATE_KEY]),
         True,
     ),
@@ -484,8 +486,8 @@ ASK_NODE = """
 import { readFileSync } from 'node:fs'
 import { isGenuine } from './v1a.mjs'
 const asked = JSON.parse(readFileSync('asked.json'))
-const answers = asked.map(({ key, headers, body }) => isGenuine(key, headers, Buffer.from(body, 'base64')))
-console.log(JSON.stringify(answers))
+const results = asked.map(({ key, headers, body }) => isGenuine(key, headers, Buffer.from(body, 'base64')))
+console.log(JSON.stringify(results))
 """
 
 
@@ -503,8 +505,8 @@ def by_node(folder: Path, requests: Sequence[Sent], key: str) -> list[bool]:
     (folder / "v1a.mjs").write_text(named("js", "v1a"))
     (folder / "ask.mjs").write_text(ASK_NODE)
     done = subprocess.run(["node", "ask.mjs"], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
-    answers: list[bool] = json.loads(done.stdout)
-    return answers
+    results: list[bool] = json.loads(done.stdout)
+    return results
 
 
 @pytest.mark.parametrize("language", ["python", "js"])
@@ -512,11 +514,11 @@ async def test_the_page_verifies_ed25519_signatures_and_takes_nothing_else(langu
     skip_without_tools(language)
     verify = {"python": by_python, "js": by_node}[language]
     requests = [make() for make, _ in PUBLICLY.values()]
-    answers = verify(tmp_path, requests, public_key(PRIVATE_KEY))
-    assert dict(zip(PUBLICLY, answers, strict=True)) == {name: genuine for name, (_, genuine) in PUBLICLY.items()}
+    results = verify(tmp_path, requests, public_key(PRIVATE_KEY))
+    assert dict(zip(PUBLICLY, results, strict=True)) == {name: genuine for name, (_, genuine) in PUBLICLY.items()}
 
 
-async def test_receivers_that_know_only_the_secret_take_what_ed25519_signed_too(
+async def test_receivers_that_know_only_the_secret_accept_requests_with_ed25519_signatures(
     program: Program, egress: EgressClient
 ) -> None:
     sent = signed(new_secret(), program.secret, private_keys=[PRIVATE_KEY, OTHER_PRIVATE_KEY])
@@ -524,10 +526,10 @@ async def test_receivers_that_know_only_the_secret_take_what_ed25519_signed_too(
     assert await program.takes(egress, sent) == 200
 
 
-# What the page says
+# The text of the page
 
 
-async def test_the_example_request_is_signed_with_the_secret_beside_it() -> None:
+async def test_the_example_request_is_signed_with_the_secret_of_the_page() -> None:
     head, body = next(block for block in blocks("text") if block.startswith("POST ")).split("\n\n")
     headers = dict(line.split(": ", 1) for line in head.splitlines()[1:])
     (secret,) = re.findall(r"signed with `(whsec_[^`]+)`", PAGE.read_text())

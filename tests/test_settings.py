@@ -1,4 +1,4 @@
-"""Settings from the environment: what is read, what is refused, and what is kept from sight."""
+"""Settings from the environment: how they are parsed, refused, and masked."""
 
 import base64
 from datetime import timedelta
@@ -79,7 +79,7 @@ def test_a_variable_sets_its_field(
         ("sqlite+aiosqlite:///everhook.db", "sqlite+aiosqlite:///everhook.db"),
     ],
 )
-def test_database_urls_as_people_have_them_are_taken(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
+def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
     assert from_environment(monkeypatch, EVERHOOK_DATABASE_URL=given).database_url == used
 
 
@@ -114,7 +114,7 @@ def test_database_urls_as_people_have_them_are_taken(monkeypatch: pytest.MonkeyP
         ("EVERHOOK_EGRESS_PORTS", "443 8443"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_by_the_name_of_its_field(
+def test_an_invalid_value_is_refused_with_the_name_of_its_field(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
@@ -130,9 +130,7 @@ def test_a_short_api_key_is_refused_outside_dev(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("dev", ["0", "1"])
-def test_an_empty_api_key_would_let_everybody_in_and_is_refused_everywhere(
-    monkeypatch: pytest.MonkeyPatch, dev: str
-) -> None:
+def test_an_empty_api_key_is_refused_in_every_environment(monkeypatch: pytest.MonkeyPatch, dev: str) -> None:
     with pytest.raises(ValidationError, match="EVERHOOK_API_KEY is empty"):
         from_environment(monkeypatch, EVERHOOK_API_KEY="", EVERHOOK_DEV=dev)
 
@@ -156,7 +154,7 @@ def test_master_keys_are_a_list_newest_first_and_never_shown(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("keys", ["", ",", "short", f"{base64.b64encode(bytes(32)).decode()},c2hvcnQ="])
-def test_without_master_keys_that_can_be_used_there_is_one_line_that_shows_none(
+def test_unusable_master_keys_are_reported_in_one_line_that_shows_none(
     monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"^[^\n]*EVERHOOK_MASTER_KEYS[^\n]*$") as refused:
@@ -164,7 +162,7 @@ def test_without_master_keys_that_can_be_used_there_is_one_line_that_shows_none(
     assert not any(key in str(refused.value) for key in keys.split(",") if key)
 
 
-def test_the_issuer_is_named_outside_dev_for_receipts_bear_it_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_issuer_is_required_outside_dev(monkeypatch: pytest.MonkeyPatch) -> None:
     assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="1")) == "localhost"
     assert issuer_name(from_environment(monkeypatch, EVERHOOK_DEV="0", EVERHOOK_ISSUER="a.example")) == "a.example"
     monkeypatch.delenv("EVERHOOK_ISSUER")
@@ -172,11 +170,11 @@ def test_the_issuer_is_named_outside_dev_for_receipts_bear_it_for_good(monkeypat
         issuer_name(Settings())
 
 
-def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_without_our_prefix_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_environment(monkeypatch, PORT="1", EVERHOOKPORT="2", EVERHOOK_UNKNOWN="3").port == 8080
 
 
-def test_the_circuits_policy_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_circuit_policy_is_built_from_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = from_environment(
         monkeypatch,
         EVERHOOK_CIRCUIT_FAILURE_THRESHOLD="3",
@@ -195,7 +193,7 @@ def test_the_circuits_policy_is_made_of_its_settings(monkeypatch: pytest.MonkeyP
     assert (policy.release_rate, policy.release_rate_max) == (7, 70)
 
 
-def test_the_default_circuit_policy_is_the_designs() -> None:
+def test_the_default_circuit_policy_is_that_of_the_design() -> None:
     policy = Settings().circuit_policy
     assert (policy.failure_threshold, policy.cooldown, policy.cooldown_max, policy.disable_after) == (
         5,
@@ -205,7 +203,7 @@ def test_the_default_circuit_policy_is_the_designs() -> None:
     )
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
@@ -216,7 +214,7 @@ def test_a_refused_api_key_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "temporal.example.com", 'https://a"b', ""])
-def test_what_becomes_a_link_is_a_web_address(url: str) -> None:
+def test_settings_that_become_links_are_web_addresses(url: str) -> None:
     with pytest.raises(ValidationError):
         Settings(dev=True, temporal_ui_url=url)
 
@@ -224,6 +222,6 @@ def test_what_becomes_a_link_is_a_web_address(url: str) -> None:
 @pytest.mark.parametrize(
     "origin", ["app.example.com", "https://a.example; script-src *", "https://a.example/path", "*"]
 )
-def test_what_may_frame_the_portal_is_an_origin(origin: str) -> None:
+def test_the_setting_of_who_may_frame_the_portal_is_an_origin(origin: str) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate({"dev": True, "portal_frame_ancestors": origin})

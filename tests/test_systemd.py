@@ -35,7 +35,7 @@ HARDENING = {
 
 
 def _values(unit: Path) -> dict[tuple[str, str], list[str]]:
-    """Values by section and key. A key may come several times, which `configparser` does not bear."""
+    """Values by section and key. A key may occur several times, which `configparser` does not support."""
     found: dict[tuple[str, str], list[str]] = {}
     section = ""
     for line in unit.read_text().splitlines():
@@ -87,7 +87,7 @@ def test_every_unit_has_a_user_of_its_own_and_no_privileges(unit: Path) -> None:
 
 
 @each(RUNNING)
-def test_what_runs_is_started_again_at_boot_and_when_it_ends(unit: Path) -> None:
+def test_units_are_started_at_boot_and_restarted_when_they_end(unit: Path) -> None:
     assert _one(unit, "Restart") == "always"
     assert _one(unit, "StartLimitIntervalSec", "Unit") == "0"
     assert _one(unit, "WantedBy", "Install") == "multi-user.target"
@@ -95,7 +95,7 @@ def test_what_runs_is_started_again_at_boot_and_when_it_ends(unit: Path) -> None
 
 
 @each([unit for unit in OURS if unit in RUNNING])
-def test_units_get_longer_to_stop_than_their_processes_take(unit: Path) -> None:
+def test_units_have_more_time_to_stop_than_their_processes_take(unit: Path) -> None:
     seconds = int(_one(unit, "TimeoutStopSec"))
     assert seconds > DRAIN_S > PRODUCTION_GRACE_S + GRACE.total_seconds()
     assert f"{seconds} s with `--processes`" in DEPLOYMENT
@@ -131,7 +131,7 @@ def test_systemd_and_a_shell_read_the_same_from_an_example_environment(file: str
     assert all(re.fullmatch(r"[\w.:/@+=,-]*", value) for value in _variables(file).values())
 
 
-def test_the_command_runs_the_checkout_and_not_what_lies_in_the_current_directory(tmp_path: Path) -> None:
+def test_the_command_runs_the_checkout_and_not_the_current_directory(tmp_path: Path) -> None:
     script = (SYSTEMD / "everhook.sh").read_text()
     here = script.replace("/opt/everhook/.venv/bin/python", sys.executable).replace("/opt/everhook", str(ROOT))
     (tmp_path / "everhook.py").write_text("raise SystemExit('another everhook')")
@@ -142,7 +142,7 @@ def test_the_command_runs_the_checkout_and_not_what_lies_in_the_current_director
 
 
 def test_systemd_itself_finds_no_fault(tmp_path: Path) -> None:
-    """With programs that exist, since those of an installation do not here."""
+    """The unit with programs that exist here, because those of an installation do not."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("no systemd-analyze here; Debian's package `systemd` has it")

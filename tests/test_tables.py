@@ -1,7 +1,7 @@
 """Tables by an enumeration name each of its members: in code, in templates and in the docs.
 
-All of them are found by reading the source, so that a table made tomorrow is held to the same. One that leaves members
-out on purpose is listed here, with those that can occur in it.
+All of them are found by reading the source, so that a new table is checked too. A table that omits members on purpose
+is listed here, with the members that can occur in it.
 """
 
 import ast
@@ -53,7 +53,7 @@ from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
 
 ON_RECORD = {Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED}
-"""No request was made with the other verdicts, and so no attempt is stored."""
+"""With the other verdicts no request was made, so no attempt is stored."""
 
 SOME: Collection[Any] = ()
 """For tables that say something about some members, and have a default for the others."""
@@ -99,7 +99,7 @@ def modules() -> Iterator[tuple[ModuleType, Path]]:
 
 
 def enumerations() -> dict[str, type[Enum]]:
-    """Ours, by where they are defined."""
+    """The enumerations of the product, by the module that defines them."""
     return {
         f"{module.__name__}.{name}": value
         for module, _ in modules()
@@ -138,7 +138,7 @@ def _name_within(name: str, node: ast.AST) -> str:
 
 
 def _value(module: ModuleType, node: ast.AST) -> Any:
-    """Of a constant, or of `Enumeration.MEMBER`; None of all else."""
+    """The value of a constant, or of `Enumeration.MEMBER`; None for everything else."""
     match node:
         case ast.Constant(value=value):
             return value
@@ -157,7 +157,7 @@ def _by_members(name: str, node: ast.Dict, keys: list[Any]) -> Iterator[Table]:
 
 
 def _by_strings(name: str, node: ast.Dict | ast.Subscript, values: list[Any]) -> Iterator[Table]:
-    """Two texts that are both values of an enumeration stand for it."""
+    """Two texts that are both values of an enumeration identify it."""
     if len(values) > 1 and all(isinstance(value, str) for value in values):
         for enum in ENUMERATIONS.values():
             if set(values) <= {member.value for member in enum}:
@@ -185,7 +185,7 @@ def test_a_table_that_leaves_members_out_is_found(source: str) -> None:
 
 
 def test_templates_hold_no_tables() -> None:
-    """Nothing can check them there: they are in `api/dashboard/states.py`."""
+    """Tables in templates could not be checked: they are in `api/dashboard/states.py`."""
     values = [{str(member.value) for member in enum} for enum in ENUMERATIONS.values()]
     found = [
         f"{template.name}: {literal}"
@@ -202,7 +202,7 @@ def test_every_state_that_a_page_shows_has_a_tone(enum: type[StrEnum]) -> None:
 
 
 def test_the_command_line_knows_the_roles_of_workers() -> None:
-    """It cannot import them before it is told to run one."""
+    """It cannot import them before it is asked to run one."""
     assert [role.value for role in cli.WorkerRole] == [role.value for role in worker.Role]
 
 
@@ -248,7 +248,7 @@ DESCRIBED_IN: Mapping[type[Enum], str] = {
     worker.Role: "docs/deployment.md",
 }
 IN_PROSE = {Effect, OnDue, Verdict}
-"""Most of these words stand in tables of something else."""
+"""Most of these words also occur in tables about something else."""
 
 NOT_SHOWN = {
     Caller: "who has an attempt made, inside of a process",
@@ -269,14 +269,14 @@ NOT_SHOWN = {
 }
 
 
-def test_it_is_known_of_every_enumeration_where_it_is_described() -> None:
+def test_every_enumeration_has_a_known_place_of_description() -> None:
     ours = {enum for name, enum in ENUMERATIONS.items() if not name.startswith("cli.")}
     assert ours == DESCRIBED_IN.keys() | NOT_SHOWN.keys()
 
 
 @pytest.mark.parametrize("enum", DESCRIBED_IN, ids=lambda enum: enum.__name__)
 def test_every_member_is_described(enum: type[Enum]) -> None:
-    """In the first cells of a table, if there is one for them."""
+    """The members in the first cells of a table, if there is a table for them."""
     text = (REPOSITORY / DESCRIBED_IN[enum]).read_text()
     cells = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
     names = {f"`{member.value}`" for member in enum}

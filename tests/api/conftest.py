@@ -1,6 +1,6 @@
-"""Fixtures of the API's tests. `api` runs with Temporal stopped: what passes there needs the database alone.
+"""Fixtures of the API's tests. `api` runs with Temporal stopped: what passes there needs only the database.
 
-`live` has a real Temporal, real workers and a receiver, for what asks workflows.
+`live` has a real Temporal, real workers and a receiver, for tests of workflows.
 """
 
 import shutil
@@ -58,7 +58,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """The same with a channel `orders`, for tests that are refused: they change nothing, so they need not be apart."""
+    """The same with a channel `orders`, for tests whose requests are refused and change nothing."""
     async with running_api(copied(migrated_file, tmp_path_factory.mktemp("shared"))) as running:
         await running.channel()
         yield running

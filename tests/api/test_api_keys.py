@@ -25,7 +25,7 @@ async def test_a_key_is_shown_once_and_opens(api: Api) -> None:
     assert await api.walk("/v1/api-keys") == [shown]
 
 
-async def test_a_revoked_key_opens_nothing_from_the_answer_on(api: Api) -> None:
+async def test_a_revoked_key_is_refused_as_soon_as_the_revocation_returns(api: Api) -> None:
     key = await made(api)
     holder = api.presenting(key["key"])
     ok(await holder.get("/v1/channels"))
@@ -59,7 +59,7 @@ async def test_a_key_expires_by_itself(api: Api) -> None:
     assert ok(await api.get(f"/v1/api-keys/{key['keyGid']}"))["state"] == "expired"
 
 
-async def test_a_tenants_key_is_made_by_name_or_gid(api: Api) -> None:
+async def test_a_key_of_a_tenant_is_created_by_the_tenants_name_or_gid(api: Api) -> None:
     tenant = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
     for named in ("acme", tenant):
         key = await made(api, scopes=["publish"], tenant=named)
@@ -83,18 +83,18 @@ async def test_a_tenants_key_is_made_by_name_or_gid(api: Api) -> None:
         ({"key": "ek_of_mine"}, "key"),
     ],
 )
-async def test_what_is_wrong_with_a_key_is_named(shared: Api, body: JSON, field: str) -> None:
+async def test_an_invalid_key_request_names_the_field(shared: Api, body: JSON, field: str) -> None:
     assert_problem(await shared.post("/v1/api-keys", {"name": "billing", "scopes": ["read"], **body}), 422, field)
 
 
 @ON_SHARED
-async def test_a_key_that_is_not_there_is_not_found(shared: Api) -> None:
+async def test_revoking_an_unknown_key_is_not_found(shared: Api) -> None:
     for gid in (f"ek_{UNKNOWN_SUFFIX}", "ek_1"):
         assert_problem(await shared.get(f"/v1/api-keys/{gid}"), 404)
         assert_problem(await shared.delete(f"/v1/api-keys/{gid}"), 404)
 
 
-async def test_the_example_works_as_it_stands(api: Api) -> None:
+async def test_the_example_works_unmodified(api: Api) -> None:
     schema = api.app.openapi()["components"]["schemas"]["ApiKeyIn"]
     assert created(await api.post("/v1/api-keys", schema["examples"][0]))["key"]
 

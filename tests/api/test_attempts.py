@@ -1,4 +1,4 @@
-"""Attempts over HTTP: however often a delivery was replayed, no response holds more than so many of them."""
+"""Attempts over HTTP: responses are bounded for any number of replays of a delivery."""
 
 import hashlib
 from datetime import timedelta
@@ -22,7 +22,7 @@ async def a_delivery(api: Api) -> str:
 
 
 async def replayed(api: Api, gid: str, rounds: int = ROUNDS) -> list[tuple[int, int]]:
-    """Write attempts of so many rounds with their receipts; where they stand, in order."""
+    """Write attempts of `rounds` rounds with their receipts; returns their (round, number), in order."""
     positions = [(round_, number) for round_ in range(1, rounds + 1) for number in range(1, IN_A_ROUND + 1)]
     (row,) = await api.rows("SELECT tenant_gid, endpoint_gid FROM delivery WHERE gid = :gid", gid=gid)
     async with api.database.writing() as session:
@@ -86,7 +86,7 @@ async def test_a_cursor_of_another_list_is_refused(api: Api, what: str, cursor: 
     assert_problem(await api.get(f"/v1/deliveries/{gid}/{what}", cursor=cursor), 422, "cursor")
 
 
-async def test_attempts_of_what_is_not_there_are_not_found(api: Api) -> None:
+async def test_attempts_of_an_unknown_delivery_are_not_found(api: Api) -> None:
     assert_problem(await api.get("/v1/deliveries/dlv_none/attempts"), 404)
 
 
@@ -130,19 +130,19 @@ async def test_the_body_of_an_attempt_is_served_in_the_format_that_it_had_then(
     delivery = await a_delivery(api)
     sent = await body_of(api, delivery, body_format)
     attempt = await an_attempt(api, delivery, sent)
-    answer = await api.get(f"/v1/attempts/{attempt}/body")
-    assert (answer.status_code, answer.content) == (200, sent)
-    assert answer.headers["content-type"] == "application/octet-stream"
+    response = await api.get(f"/v1/attempts/{attempt}/body")
+    assert (response.status_code, response.content) == (200, sent)
+    assert response.headers["content-type"] == "application/octet-stream"
 
 
-async def test_a_body_that_would_be_another_is_not_served(api: Api) -> None:
+async def test_a_body_that_does_not_match_its_hash_is_not_served(api: Api) -> None:
     delivery = await a_delivery(api)
     attempt = await an_attempt(api, delivery, b"what no format gives")
     problem = assert_problem(await api.get(f"/v1/attempts/{attempt}/body"), 404)
     assert "other bytes" in problem["detail"]
 
 
-async def test_a_body_is_gone_with_its_payload(api: Api) -> None:
+async def test_a_body_is_not_served_after_its_payload_was_erased(api: Api) -> None:
     delivery = await a_delivery(api)
     attempt = await an_attempt(api, delivery, await body_of(api, delivery, BodyFormat.RAW))
     assert_problem(await api.get("/v1/attempts/att_none/body"), 404)

@@ -45,7 +45,7 @@ async def test_every_change_leaves_one_entry(shared: Api, name: str) -> None:
         assert entry["subject"] in world.ids.values()
 
 
-async def test_the_entry_of_a_change_stands_or_falls_with_it(api: Api) -> None:
+async def test_an_audit_entry_is_committed_only_with_its_change(api: Api) -> None:
     await api.channel()
     assert_problem(await api.post("/v1/channels", {"name": "orders"}), 409)
     assert_problem(await api.patch("/v1/channels/other", {"policy": None}), 404)
@@ -60,12 +60,12 @@ async def test_entries_say_what_changed_but_no_secret_and_no_url(api: Api) -> No
     ok(await api.patch(f"/v1/endpoints/{gid}", {"url": "https://1.1.1.1/token-of-mine/2", "rateLimit": 5}))
     key = created(await api.post("/v1/api-keys", {"name": "billing", "scopes": ["publish"]}))
 
-    told = await entries(api)
+    shown = await entries(api)
 
-    assert told[1]["detail"] == {"changed": ["rateLimit", "url"]}
-    assert told[0]["detail"] == {"name": "billing", "scopes": ["publish"]}
+    assert shown[1]["detail"] == {"changed": ["rateLimit", "url"]}
+    assert shown[0]["detail"] == {"name": "billing", "scopes": ["publish"]}
     for secret in ("token-of-mine", endpoint["secret"], key["key"]):
-        assert secret not in str(told)
+        assert secret not in str(shown)
 
 
 async def test_filters_and_pages(api: Api) -> None:
@@ -89,19 +89,22 @@ async def test_filters_and_pages(api: Api) -> None:
     assert ("bob", deleted) not in await actions(until=moment)
 
 
-async def test_a_tenant_is_told_who_but_from_where_of_its_own_keys_alone(api: Api) -> None:
+async def test_a_tenant_sees_the_actor_of_each_entry_but_the_address_only_for_its_own_keys(api: Api) -> None:
     gid = (await api.endpoint(tenant="acme"))["endpointGid"]
     acme = await api.key(tenant="acme", name="portal")
     ok(await acme.patch(f"/v1/endpoints/{gid}", {"rateLimit": 5}))
 
-    def told(shown: list[JSON]) -> list[tuple[str, str | None]]:
+    def who_and_where(shown: list[JSON]) -> list[tuple[str, str | None]]:
         return [(entry["actor"], entry["address"]) for entry in shown]
 
-    assert told(await entries(acme, subject=gid)) == [("portal", "127.0.0.1"), ("environment", None)]
-    assert told(await entries(api, subject=gid)) == [("portal", "127.0.0.1"), ("environment", "127.0.0.1")]
+    assert who_and_where(await entries(acme, subject=gid)) == [("portal", "127.0.0.1"), ("environment", None)]
+    assert who_and_where(await entries(api, subject=gid)) == [
+        ("portal", "127.0.0.1"),
+        ("environment", "127.0.0.1"),
+    ]
 
 
-async def test_the_address_is_what_trusted_proxies_say_and_nobody_else(settings: Settings) -> None:
+async def test_the_forwarded_address_is_taken_from_trusted_proxies_only(settings: Settings) -> None:
     forwarded = {"x-forwarded-for": "203.0.113.7"}
     for proxies, address in (("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.7")):
         networks = [ip_network(proxies)] if proxies else []
@@ -112,8 +115,8 @@ async def test_the_address_is_what_trusted_proxies_say_and_nobody_else(settings:
             assert (await entries(api))[0]["address"] == address
 
 
-async def test_the_server_itself_believes_no_header(settings: Settings) -> None:
-    """By default uvicorn believes it of any client that connects from this machine."""
+async def test_the_server_itself_ignores_forwarding_headers(settings: Settings) -> None:
+    """By default uvicorn trusts the header of any client that connects from this machine."""
     app = create_app(settings, temporal=await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -125,7 +128,7 @@ async def test_the_server_itself_believes_no_header(settings: Settings) -> None:
     assert entry["address"] == "127.0.0.1"
 
 
-async def test_an_entry_that_cannot_be_written_lets_nothing_be_done(api: Api) -> None:
+async def test_a_change_whose_audit_entry_cannot_be_written_is_not_made(api: Api) -> None:
     await api.channel()
     await api.change_rows("ALTER TABLE audit_entry RENAME TO audit_away")
 

@@ -1,4 +1,4 @@
-"""Who may call, and what callers of nothing are told."""
+"""Which callers are let in, and the responses to unknown routes and methods."""
 
 import httpx
 import pytest
@@ -26,7 +26,7 @@ OPEN_TO_ALL = {"/livez", "/readyz", "/version", "/.well-known/jwks.json"}
         "Bearer \xe9\xe8",
     ],
 )
-async def test_without_the_right_key_the_answer_is_401_and_says_how_to_authenticate(
+async def test_without_a_valid_key_the_response_is_401_and_says_how_to_authenticate(
     shared: Api, header: str | None
 ) -> None:
     given = [] if header is None else [(b"authorization", header.encode("latin-1"))]
@@ -38,7 +38,7 @@ async def test_without_the_right_key_the_answer_is_401_and_says_how_to_authentic
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_every_operation_but_health_wants_the_key(api: Api) -> None:
+async def test_every_operation_except_health_requires_the_key(api: Api) -> None:
     api.http.headers.pop("authorization")
     asked = 0
     for path, operations in api.app.openapi()["paths"].items():
@@ -53,7 +53,7 @@ async def test_every_operation_but_health_wants_the_key(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"])
-async def test_nothing_is_read_of_what_a_stranger_publishes(api: Api, path: str) -> None:
+async def test_the_body_of_an_unauthenticated_publish_is_not_read(api: Api, path: str) -> None:
     async def body() -> object:
         raise AssertionError("the body was read")
         yield b""
@@ -65,7 +65,7 @@ async def test_nothing_is_read_of_what_a_stranger_publishes(api: Api, path: str)
     assert_problem(response, 401)
 
 
-async def test_where_no_key_is_set_nobody_is_let_in(settings: Settings) -> None:
+async def test_every_request_is_refused_if_no_key_is_set(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"api_key": None})) as api:
         assert_problem(await api.get("/v1/channels"), 401)
         assert_problem(await api.http.get("/v1/channels", headers={"authorization": "Bearer "}), 401)
@@ -104,7 +104,7 @@ def _filled(path: str) -> str:
 
 
 @ON_SHARED
-async def test_no_key_and_a_wrong_one_are_told_apart(shared: Api) -> None:
+async def test_a_missing_key_and_a_wrong_key_have_different_messages(shared: Api) -> None:
     none = assert_problem(await shared.http.get("/v1/channels", headers={"authorization": ""}), 401)
     wrong = assert_problem(await shared.presenting("ek_wrong").get("/v1/channels"), 401)
 
@@ -116,7 +116,9 @@ async def test_no_key_and_a_wrong_one_are_told_apart(shared: Api) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/channels"), ("GET", "/deliveries/dlv_1"), ("POST", "/endpoints")]
 )
-async def test_a_call_without_the_version_is_told_so(shared: Api, method: str, path: str) -> None:
+async def test_a_call_without_the_version_is_refused_with_the_versioned_path(
+    shared: Api, method: str, path: str
+) -> None:
     problem = assert_problem(await shared.http.request(method, path), 404)
     assert f"/v1{path}" in problem["detail"]
 

@@ -128,7 +128,7 @@ async def test_an_agent_that_begins_anew_gets_its_open_intents_at_once(running: 
     assert min(each["seq"] for each in again) > max(each["seq"] for each in first)
 
 
-async def test_what_never_arrived_is_handed_out_again_and_not_counted(running: Served, agent: str) -> None:
+async def test_an_intent_that_never_arrived_is_handed_out_again_and_not_counted(running: Served, agent: str) -> None:
     for _ in range(2):
         await running.send(agent)
     first, second = await running.listen(agent, 2)
@@ -201,7 +201,7 @@ async def test_an_intent_is_resolved_without_a_lease_once(running: Served, agent
     assert (settled["status"], settled["event"]["details"]["reason"]) == ("FAILED", '{"code":"E1"}')
 
 
-async def test_a_canceled_intent_is_handed_out_no_more(running: Served, agent: str) -> None:
+async def test_a_canceled_intent_is_not_handed_out_again(running: Served, agent: str) -> None:
     intent_id = await running.send(agent)
     for _ in range(2):
         settled = await running.resolve(intent_id, status="CANCELED", reason="not needed")
@@ -286,7 +286,7 @@ async def test_a_task_ends_at_its_due_date_which_an_escalation_may_extend(runnin
     assert replace(intent, asked_at=deadline + timedelta(seconds=1)).latest.status is IntentStatus.WAITING
 
 
-async def test_a_key_for_one_inbox_decides_its_tasks_alone(running: Served, agent: str) -> None:
+async def test_a_key_for_one_inbox_decides_only_its_tasks(running: Served, agent: str) -> None:
     intent_id, foreign = [await running.send(name, human_task={"title": "?"}) for name in (agent, f"{agent}-other")]
     person = await running.key(f"tasks:{await running.endpoint(agent)}", name="paula")
     decision = {"task_result": {"outcome": "approved"}}
@@ -342,7 +342,7 @@ async def test_a_sender_sees_and_cancels_its_own_intents(running: Served, agent:
     assert canceled["status"] == "CANCELED"
 
 
-async def test_a_key_for_one_agent_receives_as_this_agent_alone(running: Served, agent: str) -> None:
+async def test_a_key_for_one_agent_receives_only_as_this_agent(running: Served, agent: str) -> None:
     intent_id, foreign = await running.send(agent), await running.send(f"{agent}-other")
     receiver = await running.key(f"receive:{await running.endpoint(agent)}", name="worker")
     (delivery,) = await listen(receiver, agent)
@@ -358,7 +358,7 @@ async def test_a_key_for_one_agent_receives_as_this_agent_alone(running: Served,
     await called(receiver.resume_intent, intent_id, {"action": "complete"})
 
 
-async def test_tenants_are_apart(running: Served) -> None:
+async def test_tenants_do_not_see_each_others_intents(running: Served) -> None:
     name = uuid4().hex[:12]
     for tenant in (f"acme-{name}", f"globex-{name}"):
         created(await running.api.post("/v1/tenants", {"name": tenant}))
@@ -488,7 +488,7 @@ async def test_streams_are_limited_and_end_with_the_server(migrated_file: Path, 
                 await called(call)
             assert refused.value.retry_after is not None
         end_streams(own.api.app)
-        own.closing.close()  # or else they connect again
+        own.closing.close()  # otherwise they connect again
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(result, AxmeServerError | httpx.TransportError | RuntimeError)
 
@@ -507,7 +507,7 @@ async def test_sending_is_limited_for_each_key(migrated_file: Path, tmp_path: Pa
         assert refused.value.retry_after is not None
 
 
-async def test_what_is_left_of_the_rates_is_in_the_headers(migrated_file: Path, tmp_path: Path, agent: str) -> None:
+async def test_the_remaining_rates_are_in_the_headers(migrated_file: Path, tmp_path: Path, agent: str) -> None:
     async with served(copied(migrated_file, tmp_path).model_copy(update={"publish_rate": "5/hour"})) as own:
         ok(await own.api.patch("/v1/tenants/default", {"publishRate": "1/hour"}))
         intent = {**ORDER, "to_agent": agent, "correlation_id": str(uuid4())}

@@ -12,22 +12,22 @@ def message(n: int, **body: Any) -> dict[str, Any]:
     return {"type": "a", "payload": {"n": n}, **body}
 
 
-async def test_five_hundred_messages_are_answered_in_their_order(api: Api) -> None:
+async def test_the_results_of_five_hundred_messages_are_in_the_order_of_the_request(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
 
-    answers = accepted(await api.try_batch([message(n) for n in range(500)]))["data"]
+    results = accepted(await api.try_batch([message(n) for n in range(500)]))["data"]
 
-    assert len(answers) == 500
+    assert len(results) == 500
     payloads = dict(tuple(row) for row in await api.rows("SELECT gid, payload FROM message"))
-    assert [json.loads(payloads[answer["messageGid"]])["n"] for answer in answers] == list(range(500))
-    assert all(len(answer["deliveries"]) == 1 for answer in answers)
+    assert [json.loads(payloads[result["messageGid"]])["n"] for result in results] == list(range(500))
+    assert all(len(result["deliveries"]) == 1 for result in results)
     assert await api.count("delivery") == 500
 
 
 @ON_SHARED
 @pytest.mark.parametrize("count", [0, 501])
-async def test_none_and_more_than_five_hundred_are_refused(shared: Api, count: int) -> None:
+async def test_a_batch_of_none_or_more_than_five_hundred_messages_is_refused(shared: Api, count: int) -> None:
     assert_problem(await shared.try_batch([message(n) for n in range(count)]), 422, "messages")
     assert await shared.count("message") == 0
 
@@ -71,7 +71,7 @@ async def test_a_wrong_shape_is_named(shared: Api, body: bytes, field: str) -> N
     assert_problem(await shared.try_batch(body), 422, field)
 
 
-async def test_a_conflict_is_answered_in_its_place_and_the_others_are_accepted(api: Api) -> None:
+async def test_a_conflict_is_reported_in_its_place_and_the_others_are_accepted(api: Api) -> None:
     await api.channel()
     first = await api.publish({"n": 0}, type="a", idempotencyKey="k")
 
@@ -99,13 +99,13 @@ async def test_a_key_twice_in_one_batch_is_one_message(api: Api) -> None:
     assert await api.count("message") == 1
 
 
-async def test_each_message_goes_to_its_own_tenant(api: Api) -> None:
+async def test_each_message_of_a_batch_is_delivered_to_its_own_tenant(api: Api) -> None:
     await api.channel()
     of = {tenant: (await api.endpoint(channel="orders", tenant=tenant))["endpointGid"] for tenant in ("a", "b")}
 
-    answers = accepted(await api.try_batch([message(1, tenant="a"), message(2, tenant="b"), message(3)]))["data"]
+    results = accepted(await api.try_batch([message(1, tenant="a"), message(2, tenant="b"), message(3)]))["data"]
 
-    got = [{delivery["endpointGid"] for delivery in answer["deliveries"]} for answer in answers]
+    got = [{delivery["endpointGid"] for delivery in result["deliveries"]} for result in results]
     assert got == [{of["a"]}, {of["b"]}, set(of.values())]
 
 
@@ -114,7 +114,7 @@ async def test_an_unknown_channel_is_not_found(api: Api) -> None:
     assert await api.count("message") == 0
 
 
-async def test_the_payloads_are_kept_as_the_very_bytes_that_came(api: Api) -> None:
+async def test_the_payloads_are_stored_byte_for_byte(api: Api) -> None:
     await api.channel()
 
     accepted(

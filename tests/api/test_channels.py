@@ -49,7 +49,7 @@ async def test_channels_are_listed_by_name(api: Api) -> None:
     assert names == ["C", "a", "b", "everhook.events", "everhook.tasks", "orders.eu"]
 
 
-async def test_the_channel_of_events_is_there_and_ours_alone(api: Api) -> None:
+async def test_the_channel_of_operational_events_exists_and_is_reserved(api: Api) -> None:
     assert ok(await api.get("/v1/channels/everhook.events"))["policy"] is None
     assert_problem(await api.post("/v1/channels", {"name": "everhook.mine"}), 422, "name")
     assert_problem(await api.delete("/v1/channels/everhook.events"), 409)
@@ -72,7 +72,7 @@ async def test_a_policy_is_changed_and_removed(api: Api) -> None:
     assert ok(await api.get("/v1/channels/orders"))["policy"] is None
 
 
-async def test_a_change_that_says_nothing_is_refused(api: Api) -> None:
+async def test_an_empty_change_is_refused(api: Api) -> None:
     await api.channel(policy={"preset": "brisk"})
 
     assert_problem(await api.patch("/v1/channels/orders", {}), 422, "policy")
@@ -80,7 +80,7 @@ async def test_a_change_that_says_nothing_is_refused(api: Api) -> None:
     assert ok(await api.get("/v1/channels/orders"))["policy"] == {"preset": "brisk"}
 
 
-async def test_payloads_are_kept_for_a_time_of_the_channels_own(api: Api) -> None:
+async def test_a_channel_has_its_own_retention_of_payloads(api: Api) -> None:
     assert (await api.channel(retentionDays=7.5))["retentionDays"] == 7.5
 
     changed = ok(await api.patch("/v1/channels/orders", {"retentionDays": 90}))
@@ -91,7 +91,7 @@ async def test_payloads_are_kept_for_a_time_of_the_channels_own(api: Api) -> Non
     assert ok(await api.patch("/v1/channels/orders", {"retentionDays": None}))["retentionDays"] is None
 
 
-async def test_a_channel_is_deleted_once_nothing_leads_from_it(api: Api) -> None:
+async def test_a_channel_can_be_deleted_once_it_has_no_subscriptions(api: Api) -> None:
     await api.channel()
     subscription = (await api.endpoint(channel="orders"))["subscriptionGid"]
 
@@ -104,7 +104,7 @@ async def test_a_channel_is_deleted_once_nothing_leads_from_it(api: Api) -> None
     assert_problem(await api.get("/v1/channels/orders"), 404)
 
 
-async def test_what_is_not_there_is_not_found(api: Api) -> None:
+async def test_an_unknown_resource_is_not_found(api: Api) -> None:
     assert_problem(await api.get("/v1/channels/none"), 404)
     assert_problem(await api.patch("/v1/channels/none", {"policy": None}), 404)
     assert_problem(await api.delete("/v1/channels/none"), 404)
@@ -119,7 +119,7 @@ async def test_a_deleted_channel_takes_no_messages(api: Api) -> None:
     assert await api.count("message") == 1
 
 
-async def test_a_channel_has_none_of_the_routes_of_an_earlier_one_of_its_name(api: Api) -> None:
+async def test_a_channel_has_no_routes_of_an_earlier_channel_with_its_name(api: Api) -> None:
     await api.channel()
     first, second = [(await api.endpoint())["endpointGid"] for _ in range(2)]
     earlier = created(await api.post("/v1/subscriptions", {"endpointGid": first, "channel": "orders"}))

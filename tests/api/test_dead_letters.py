@@ -25,14 +25,14 @@ MANY = 1_000
 
 
 async def refused(live: Live) -> str:
-    """A dead letter of a channel, endpoint and tenant of its own, all of the test's name. Returns its gid."""
+    """A dead letter with its own channel, endpoint and tenant, all named after the test. Returns its gid."""
     await live.api.channel(live.name)
     live.receiver.respond(Response(422, b"no \xff such order", (("x-why", "unknown"),)), path=live.path)
     await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
     return await live.dead_letter(live.name)
 
 
-async def test_a_rejected_delivery_is_shown_with_what_the_endpoint_answered(live: Live) -> None:
+async def test_a_rejected_delivery_is_shown_with_the_response_of_the_endpoint(live: Live) -> None:
     gid = await refused(live)
 
     letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
@@ -56,7 +56,7 @@ async def test_a_rejected_delivery_is_shown_with_what_the_endpoint_answered(live
 
 
 @pytest.mark.parametrize("payload", [b'{"a":"\\u0000","a":1e400}', b'{ "n" : 123456789012345678901234567890 }'])
-async def test_a_payload_arrives_as_the_very_bytes_that_were_published(live: Live, payload: bytes) -> None:
+async def test_a_payload_arrives_byte_for_byte_as_published(live: Live, payload: bytes) -> None:
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name)
     live.receiver.respond(200, path=live.path)
@@ -72,8 +72,8 @@ async def test_a_payload_arrives_as_the_very_bytes_that_were_published(live: Liv
 async def test_a_replay_opens_a_round_keeps_the_old_attempts_and_can_be_repeated(live: Live) -> None:
     gid = await refused(live)
 
-    answer = accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay", {"reason": "they said try again"}))
-    assert answer == {"deliveryGid": gid, "requested": "replay"}
+    body = accepted(await live.api.post(f"/v1/dead-letters/{gid}/replay", {"reason": "they said try again"}))
+    assert body == {"deliveryGid": gid, "requested": "replay"}
     await live.receiver.wait_for(2, path=live.path)
 
     async def is_dead_again() -> JSON:
@@ -121,7 +121,7 @@ async def test_a_replay_works_where_temporal_has_lost_the_workflow(live: Live) -
     assert (await live.wait_for_status(gid, "delivered"))["round"] == 2
 
 
-async def test_a_discarded_dead_letter_is_over_and_says_by_whom_and_why(live: Live) -> None:
+async def test_a_discarded_dead_letter_is_final_and_says_who_discarded_it_and_why(live: Live) -> None:
     gid = await refused(live)
 
     response = await live.api.post(f"/v1/dead-letters/{gid}/discard", {"reason": "obsolete"})
@@ -134,7 +134,7 @@ async def test_a_discarded_dead_letter_is_over_and_says_by_whom_and_why(live: Li
     assert len(live.receiver.at(live.path)) == 1
 
 
-async def test_the_workflow_itself_says_what_it_waits_for(live: Live) -> None:
+async def test_the_live_state_of_a_delivery_says_what_its_workflow_waits_for(live: Live) -> None:
     gid = await refused(live)
 
     async def waits() -> JSON:
@@ -166,9 +166,9 @@ async def test_the_next_attempt_is_made_at_once_when_asked_for(live: Live) -> No
 
     await assert_eventually(rests)
 
-    answer = accepted(await live.api.post(f"/v1/deliveries/{gid}/attempt-now"))
+    body = accepted(await live.api.post(f"/v1/deliveries/{gid}/attempt-now"))
 
-    assert answer == {"deliveryGid": gid, "requested": "attempt_now"}
+    assert body == {"deliveryGid": gid, "requested": "attempt_now"}
     delivery = await live.wait_for_status(gid, "delivered")
     assert [attempt["statusCode"] for attempt in delivery["attempts"]] == [503, 200]
     assert delivery["attemptsMade"] == 2
@@ -187,8 +187,8 @@ SELECTIONS: dict[str, Callable[[JSON, Live], JSON]] = {
 
 
 @pytest.mark.parametrize("part", SELECTIONS)
-async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Live, part: str) -> None:
-    """A bystander of the same tenant, dead before, differs in all that may be filtered by."""
+async def test_a_bulk_replay_replays_exactly_what_its_filter_selects(live: Live, part: str) -> None:
+    """An earlier dead letter of the same tenant differs in every field of a filter."""
     bystander = Live(live.api, live.receiver, live.temporal)
     tenant = bystander.name if part == "tenant" else live.name
     other = await exhausted(bystander, tenant)
@@ -199,33 +199,33 @@ async def test_all_that_a_filter_selects_are_replayed_and_nothing_else(live: Liv
     chosen, spared = (bystander, live) if part == "until" else (live, bystander)
 
     assert await bulk(live, "replay", {**selection, "dryRun": True}) == {"matched": 1, "skipped": 0, "batchGid": None}
-    answer = await bulk(live, "replay", {**selection, "reason": "fixed"})
+    body = await bulk(live, "replay", {**selection, "reason": "fixed"})
 
-    assert answer["matched"] == 1
-    done = await completed(live, answer["batchGid"])
+    assert body["matched"] == 1
+    done = await completed(live, body["batchGid"])
     assert (done["total"], done["completed"], done["failed"]) == (1, 1, 0)
     await live.receiver.wait_for(2, path=chosen.path)
     assert len(live.receiver.at(spared.path)) == 1
 
 
 async def exhausted(live: Live, tenant: str) -> str:
-    """A dead letter that shares nothing with those of `refused` but, maybe, the tenant."""
+    """A dead letter that shares nothing with those of `refused`, except possibly the tenant."""
     await live.api.channel(live.name, policy={"delaysSeconds": []})
     live.receiver.respond(503, path=live.path)
     await live.api.endpoint(live.url, channel=live.name, tenant=tenant)
     return await live.dead_letter(live.name, type="other.type")
 
 
-async def test_many_are_purged_together_with_progress_until_completed(live: Live) -> None:
+async def test_a_bulk_purge_reports_its_progress_until_completed(live: Live) -> None:
     gids = [await refused(live)]
     gids += [await live.dead_letter(live.name) for _ in range(4)]
     await visible(live, *gids)
 
-    answer = await bulk(live, "purge", {"channel": live.name, "reason": "obsolete"})
+    body = await bulk(live, "purge", {"channel": live.name, "reason": "obsolete"})
 
-    assert answer["matched"] == 5
-    done = await completed(live, answer["batchGid"])
-    assert (done["batchGid"], done["total"], done["completed"]) == (answer["batchGid"], 5, 5)
+    assert body["matched"] == 5
+    done = await completed(live, body["batchGid"])
+    assert (done["batchGid"], done["total"], done["completed"]) == (body["batchGid"], 5, 5)
     assert done["startedAt"] <= done["closedAt"]
     for gid in gids:
         delivery = await live.wait_for_status(gid, "discarded")
@@ -233,7 +233,7 @@ async def test_many_are_purged_together_with_progress_until_completed(live: Live
     assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "skipped": 0, "batchGid": None}
 
 
-async def test_of_several_values_any_is_replayed_but_not_to_a_deleted_endpoint(live: Live) -> None:
+async def test_a_bulk_replay_matches_any_of_several_values_and_skips_deleted_endpoints(live: Live) -> None:
     own, other, gone = (
         await refused(live),
         await refused(second := another(live)),
@@ -248,35 +248,35 @@ async def test_of_several_values_any_is_replayed_but_not_to_a_deleted_endpoint(l
         "deadLetterReason": ["rejected", "exhausted"],
         "lastStatusCode": [422, 503],
     }
-    answer = await bulk(live, "replay", {**selection, "reason": "they are back"})
+    body = await bulk(live, "replay", {**selection, "reason": "they are back"})
 
-    assert (answer["matched"], answer["skipped"]) == (2, 1)
-    assert (await completed(live, answer["batchGid"]))["total"] == 2
+    assert (body["matched"], body["skipped"]) == (2, 1)
+    assert (await completed(live, body["batchGid"]))["total"] == 2
     await live.receiver.wait_for(2, path=second.path)
     shown = ok(await live.api.get(f"/v1/deliveries/{gone}"))
     assert (shown["status"], shown["round"]) == ("dead_lettered", 1)
 
 
-async def test_a_tenants_key_replays_its_own_together_and_nothing_else(live: Live) -> None:
+async def test_a_bulk_replay_with_a_tenants_key_replays_its_own_dead_letters_only(live: Live) -> None:
     own, other = await refused(live), await refused(neighbour := another(live))
     await visible(live, own, other)
     theirs = await live.api.key(tenant=live.name, name="our operator")
     strangers = await live.api.key(tenant=neighbour.name)
 
-    answer = await bulk(live, "replay", {"reason": "all of mine"}, theirs)
+    body = await bulk(live, "replay", {"reason": "all of mine"}, theirs)
 
-    assert answer["matched"] == 1
-    assert (await completed(live, answer["batchGid"], theirs))["total"] == 1
-    assert_problem(await strangers.get(f"/v1/batches/{answer['batchGid']}"), 404)
+    assert body["matched"] == 1
+    assert (await completed(live, body["batchGid"], theirs))["total"] == 1
+    assert_problem(await strangers.get(f"/v1/batches/{body['batchGid']}"), 404)
     await live.receiver.wait_for(2, path=live.path)
     assert ok(await live.api.get(f"/v1/deliveries/{own}"))["resolvedBy"] == "our operator"
     assert len(live.receiver.at(neighbour.path)) == 1
-    (entry,) = await theirs.walk("/v1/audit", subject=answer["batchGid"])
+    (entry,) = await theirs.walk("/v1/audit", subject=body["batchGid"])
     assert (entry["actor"], entry["action"]) == ("our operator", "dead_letters.replayed")
     assert entry["detail"] == {"reason": "all of mine", "matched": 1}
 
 
-async def test_a_name_that_was_anothers_gives_no_hold_on_what_that_one_left(live: Live) -> None:
+async def test_a_new_tenant_has_no_access_to_dead_letters_of_an_earlier_tenant_of_its_name(live: Live) -> None:
     gid = await refused(live)
     await visible(live, gid)
     ok(await live.api.patch(f"/v1/tenants/{live.name}", {"name": f"{live.name}-now"}))
@@ -288,12 +288,12 @@ async def test_a_name_that_was_anothers_gives_no_hold_on_what_that_one_left(live
 
     for tenant, matched in ((live.name, 1), (f"{live.name}-now", 1)):
         assert ok(await live.api.get(f"/v1/deliveries/{gid}"))["status"] == "dead_lettered"
-        answer = await bulk(live, "purge", {"tenant": tenant})
-        assert answer["matched"] == (await completed(live, answer["batchGid"]))["total"] == matched
+        body = await bulk(live, "purge", {"tenant": tenant})
+        assert body["matched"] == (await completed(live, body["batchGid"]))["total"] == matched
     await live.wait_for_status(gid, "discarded")
 
 
-async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
+async def test_the_audit_log_records_what_was_carried_out(live: Live) -> None:
     gid = await refused(live)
     alice = await live.api.key("admin", name="alice")
 
@@ -305,7 +305,7 @@ async def test_what_was_carried_out_is_on_record_as_such(live: Live) -> None:
 
 
 async def test_a_running_bulk_operation_is_listed_and_stopped(live: Live) -> None:
-    """One that takes a while: it signals workflows that are not there."""
+    """A batch operation that takes a while: it signals workflows that do not exist."""
     batch = Batch(kind=BatchKind.DEAD_LETTER_PURGE, actor="alice", selection={}, matched=MANY)
     async with live.api.database.writing() as session:
         session.add(batch)
@@ -335,7 +335,7 @@ async def test_a_running_bulk_operation_is_listed_and_stopped(live: Live) -> Non
     assert described.state == BatchOperationState.BATCH_OPERATION_STATE_FAILED
 
 
-async def test_operators_get_the_payload_with_the_event_and_temporal_does_not(live: Live) -> None:
+async def test_operational_events_have_the_payload_and_temporal_does_not(live: Live) -> None:
     """To a webhook, and by a consumer; the body of the webhook is rendered again from what is stored."""
     webhook = (await live.api.endpoint(live.receiver.url_for(f"{live.path}/ops")))["endpointGid"]
     pulled = created(await live.api.post("/v1/endpoints", {"mode": "poll"}))["endpointGid"]
@@ -359,7 +359,7 @@ async def test_operators_get_the_payload_with_the_event_and_temporal_does_not(li
     assert item["payload"]["data"]["payload"] == {"secret": "payload"}
 
 
-async def test_readiness_with_everything_there(live: Live) -> None:
+async def test_the_api_is_ready_with_all_of_its_servers_up(live: Live) -> None:
     assert ok(await live.api.get("/readyz")) == {"ready": True, "database": "ok", "temporal": "ok"}
 
 
@@ -371,16 +371,16 @@ def another(live: Live) -> Live:
 async def bulk(live: Live, operation: str, body: JSON, caller: Api | None = None) -> JSON:
     """Temporal runs one batch at a time: `429` until the one before is over."""
 
-    async def answered() -> JSON:
+    async def started() -> JSON:
         response = await (caller or live.api).post(f"/v1/dead-letters/{operation}", body)
         assert response.status_code != 429
         return accepted(response)
 
-    return await assert_eventually(answered)
+    return await assert_eventually(started)
 
 
 async def visible(live: Live, *gids: str) -> None:
-    """Until Temporal's visibility store, which lags, shows these as dead letters."""
+    """Wait until Temporal's visibility store, which lags, shows these as dead letters."""
     ids = " OR ".join(f'WorkflowId = "delivery/{gid}"' for gid in gids)
     query = f'WorkflowType = "{DELIVERY_WORKFLOW}" AND DeliveryStatus = "dead_lettered" AND ({ids})'
 

@@ -1,4 +1,4 @@
-"""Commands to an endpoint's entity: each is answered with the endpoint's new state, and deliveries obey it."""
+"""Commands to an endpoint's entity: each returns the endpoint's new state, and deliveries obey it."""
 
 import pytest
 
@@ -17,10 +17,10 @@ async def subscribed(live: Live) -> str:
 
 
 async def command(live: Live, gid: str, name: str) -> JSON:
-    """Carry it out; what it answers must be what is then shown."""
-    answer = ok(await live.api.post(f"/v1/endpoints/{gid}/{name}"))
-    assert ok(await live.api.get(f"/v1/endpoints/{gid}")) == answer
-    return answer
+    """Carry out the command; the state that it returns must be the state that is shown afterwards."""
+    state = ok(await live.api.post(f"/v1/endpoints/{gid}/{name}"))
+    assert ok(await live.api.get(f"/v1/endpoints/{gid}")) == state
+    return state
 
 
 async def publish(live: Live) -> str:
@@ -101,7 +101,7 @@ async def test_a_deleted_endpoint_has_its_parked_deliveries_dead_lettered(live: 
 
 
 @pytest.mark.parametrize("name", ["pause", "resume", "enable", "disable", "circuit/trip", "circuit/reset"])
-async def test_commands_to_what_is_not_there_start_nothing(live: Live, name: str) -> None:
+async def test_commands_to_an_unknown_endpoint_start_no_workflow(live: Live, name: str) -> None:
     gid = f"ep_{UNKNOWN_SUFFIX}"
 
     assert_problem(await live.api.post(f"/v1/endpoints/{gid}/{name}"), 404)

@@ -1,4 +1,4 @@
-"""Filters by endpoint: by gid, or by what one endpoint alone has in its URL or description."""
+"""Filters by endpoint: by gid, or by text that only one endpoint has in its URL or description."""
 
 import pytest
 
@@ -50,24 +50,26 @@ async def test_a_url_or_a_name_selects_as_a_gid_does(api: Api, gids: JSON, path:
 
 
 @pytest.mark.parametrize("path", LISTS)
-async def test_what_several_endpoints_have_names_them(api: Api, gids: JSON, path: str) -> None:
+async def test_a_filter_value_that_several_endpoints_have_is_refused_with_their_ids(
+    api: Api, gids: JSON, path: str
+) -> None:
     problem = assert_problem(await api.get(path, endpointGid="acme"), 422, "endpointGid")
     for url in list(ENDPOINTS)[:2]:
         assert gids[url] in problem["errors"][0]["message"]
 
 
 @pytest.mark.parametrize("path", LISTS)
-async def test_what_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str) -> None:
+async def test_a_filter_value_that_no_endpoint_has_is_refused(api: Api, gids: JSON, path: str) -> None:
     for wanted in ("nobody", "%", "_"):
         assert_problem(await api.get(path, endpointGid=wanted), 422, "endpointGid")
 
 
-async def test_a_tenant_finds_its_own_endpoints_alone(api: Api, gids: JSON) -> None:
+async def test_a_tenant_finds_only_its_own_endpoints(api: Api, gids: JSON) -> None:
     theirs = await api.key(tenant="globex")
     assert len(ok(await theirs.get("/v1/deliveries", endpointGid="example"))["data"]) == 1
     assert_problem(await theirs.get("/v1/deliveries", endpointGid="acme"), 422, "endpointGid")
 
 
 async def test_a_bulk_operation_takes_a_url(api: Api, gids: JSON) -> None:
-    answer = await api.post("/v1/dead-letters/replay", {"endpointGid": "globex", "dryRun": True})
-    assert answer.json()["matched"] == 1
+    response = await api.post("/v1/dead-letters/replay", {"endpointGid": "globex", "dryRun": True})
+    assert response.json()["matched"] == 1

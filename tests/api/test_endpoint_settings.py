@@ -1,4 +1,4 @@
-"""Circuit settings, limits and alerts of endpoints, as they are given: what passes, and what is refused by name."""
+"""Circuit settings, limits and alerts of endpoints: valid ones are stored as given, invalid ones refused by name."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ BAD_ALERTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("circuit", GOOD_CIRCUITS, ids=json.dumps)
-async def test_circuit_settings_are_kept_as_they_were_given(api: Api, circuit: dict[str, Any]) -> None:
+async def test_circuit_settings_are_stored_as_given(api: Api, circuit: dict[str, Any]) -> None:
     channel = created(await api.post("/v1/channels", {"name": "a", "circuit": circuit}))
     endpoint = await api.endpoint(circuit=circuit)
     assert channel["circuit"] == circuit
@@ -84,7 +84,9 @@ async def test_circuit_settings_are_changed_and_removed(api: Api) -> None:
 
 @ON_SHARED
 @pytest.mark.parametrize(("circuit", "named"), BAD_CIRCUITS, ids=lambda value: json.dumps(value)[:60])
-async def test_unsound_circuit_settings_are_refused_by_name(shared: Api, circuit: Any, named: str) -> None:
+async def test_invalid_circuit_settings_are_refused_with_the_name_of_the_field(
+    shared: Api, circuit: Any, named: str
+) -> None:
     for path, body in [
         ("/v1/channels", {"name": "a", "circuit": circuit}),
         ("/v1/endpoints", {"url": RECEIVER_URL, "circuit": circuit}),
@@ -135,7 +137,7 @@ async def test_an_endpoint_that_is_created_paused_parks_its_messages(api: Api) -
 # Alerts
 
 
-async def test_alerts_are_kept_as_they_were_given(api: Api) -> None:
+async def test_alerts_are_stored_as_given(api: Api) -> None:
     endpoint = await api.endpoint(tenant="acme", alerts=ALERTS)
     at = f"/v1/endpoints/{endpoint['endpointGid']}"
     assert endpoint["alerts"] == ALERTS
@@ -151,7 +153,7 @@ async def test_alerts_are_kept_as_they_were_given(api: Api) -> None:
 
 @ON_SHARED
 @pytest.mark.parametrize(("alerts", "named"), BAD_ALERTS, ids=lambda value: json.dumps(value)[:60])
-async def test_unsound_alerts_are_refused_by_name(shared: Api, alerts: Any, named: str) -> None:
+async def test_invalid_alerts_are_refused_with_the_name_of_the_field(shared: Api, alerts: Any, named: str) -> None:
     assert_problem(await shared.post("/v1/endpoints", {"url": RECEIVER_URL, "alerts": alerts}), 422, named)
     assert_problem(await shared.patch("/v1/tenants/default", {"alerts": alerts}), 422, named)
 

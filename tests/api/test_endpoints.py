@@ -12,7 +12,7 @@ from testing.api import ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_pro
 UNKNOWN = f"ep_{UNKNOWN_SUFFIX}"
 
 
-async def test_an_endpoint_is_created_with_all_that_may_be_said_of_it(api: Api) -> None:
+async def test_an_endpoint_is_created_with_every_field(api: Api) -> None:
     await api.channel()
     said = {
         "url": "http://127.0.0.1:9999/hook?a=b",
@@ -40,7 +40,7 @@ async def test_an_endpoint_is_created_with_all_that_may_be_said_of_it(api: Api) 
     assert subscription["endpointGid"] == endpoint["endpointGid"]
 
 
-async def test_a_url_and_events_are_enough_and_lead_from_the_channel_default(api: Api) -> None:
+async def test_a_url_and_events_are_enough_and_subscribe_to_the_channel_default(api: Api) -> None:
     body = {"url": RECEIVER_URL, "events": ["invoice.created", "invoice.paid"]}
 
     first, second = created(await api.post("/v1/endpoints", body)), created(await api.post("/v1/endpoints", body))
@@ -57,15 +57,15 @@ async def test_a_url_and_events_are_enough_and_lead_from_the_channel_default(api
     assert void["deliveries"] == []
 
 
-async def test_a_url_alone_makes_no_subscription(api: Api) -> None:
+async def test_a_url_alone_creates_no_subscription(api: Api) -> None:
     endpoint = await api.endpoint()
 
     assert endpoint["subscriptionGid"] is None
     assert endpoint["tenant"] == "default"
-    assert (await api.count("subscription"), await api.count("channel")) == (0, 2), "there are those of events alone"
+    assert (await api.count("subscription"), await api.count("channel")) == (0, 2), "only the channels of events exist"
 
 
-async def test_an_unknown_channel_is_named_and_nothing_is_made(api: Api) -> None:
+async def test_an_unknown_channel_is_named_and_nothing_is_created(api: Api) -> None:
     body = {"url": RECEIVER_URL, "channel": "ordres", "events": ["order.*"], "tenant": "acme"}
 
     assert_problem(await api.post("/v1/endpoints", body), 422, "channel")
@@ -94,7 +94,7 @@ async def test_the_secret_is_shown_at_creation_and_never_again(api: Api) -> None
         assert secret.removeprefix("whsec_") not in response.text
 
 
-async def test_each_endpoint_has_a_secret_of_its_own(api: Api) -> None:
+async def test_each_endpoint_has_its_own_secret(api: Api) -> None:
     assert (await api.endpoint())["secret"] != (await api.endpoint())["secret"]
 
 
@@ -154,14 +154,14 @@ async def test_without_an_allow_list_loopback_is_refused_as_any_private_address(
         assert_problem(await api.post("/v1/endpoints", {"url": url}), 422, "url")
 
 
-async def test_a_name_that_leads_to_a_private_address_is_refused_without_telling_the_address(
+async def test_a_name_that_resolves_to_a_private_address_is_refused_without_showing_the_address(
     settings: Settings,
 ) -> None:
     async with running_api(settings.model_copy(update={"egress_allow": []})) as api:
         problem = assert_problem(await api.post("/v1/endpoints", {"url": "https://localhost/"}), 422, "url")
 
-    for told in ("127.0.0", "::1", "loopback"):
-        assert told not in str(problem)
+    for part in ("127.0.0", "::1", "loopback"):
+        assert part not in str(problem)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ async def test_each_tenant_has_its_refused_urls_logged(settings: Settings) -> No
     assert [line["tenant"] for line in lines if "setting" in line] == ["acme", "other"]
 
 
-async def test_a_url_is_stored_in_its_one_form(api: Api) -> None:
+async def test_a_url_is_stored_in_its_normal_form(api: Api) -> None:
     endpoint = await api.endpoint("HTTP://127.0.0.1:09999")
 
     assert endpoint["url"] == "http://127.0.0.1:9999/"
@@ -243,7 +243,7 @@ async def test_a_url_is_stored_in_its_one_form(api: Api) -> None:
         ("\ud800", 1, None),
     ],
 )
-async def test_a_bad_field_is_named_and_nothing_is_made(
+async def test_a_bad_field_is_named_and_nothing_is_created(
     shared: Api, field: str, value: object, named: str | None
 ) -> None:
     response = await shared.post("/v1/endpoints", {"url": RECEIVER_URL, field: value})
@@ -254,7 +254,7 @@ async def test_a_bad_field_is_named_and_nothing_is_made(
 
 @ON_SHARED
 @pytest.mark.parametrize("depth", [33, 300, 900, 100_000])
-async def test_metadata_that_nests_deeper_than_can_be_answered_is_refused(shared: Api, depth: int) -> None:
+async def test_metadata_that_nests_too_deeply_to_be_returned_is_refused(shared: Api, depth: int) -> None:
     bomb = f'{{"url":"{RECEIVER_URL}","metadata":{{"a":{"[" * depth}{"]" * depth}}}}}'
 
     response = await shared.http.post("/v1/endpoints", content=bomb, headers={"content-type": "application/json"})
@@ -270,7 +270,7 @@ RESERVED = [
 ]  # fmt: skip
 
 
-async def test_headers_that_are_ours_to_set_are_refused(api: Api) -> None:
+async def test_headers_that_everhook_sets_are_refused(api: Api) -> None:
     for name in RESERVED:
         body = {"url": RECEIVER_URL, "headers": {"X-Mine": "fine", name: "x"}}
         assert_problem(await api.post("/v1/endpoints", body), 422, f"headers.{name}")
@@ -283,8 +283,8 @@ async def test_headers_that_are_ours_to_set_are_refused(api: Api) -> None:
     ["X_Forwarded_For", "x_forwarded-host", "X.Forwarded.For", "webhook_id", "WEBHOOK_signature", "Content_Length",
      "transfer_encoding", "X_Real_IP", "user.agent", "proxy_authorization", "x!forwarded!for", "X~Everhook~Any"],
 )  # fmt: skip
-async def test_a_header_that_folds_onto_one_that_is_ours_is_refused(shared: Api, name: str) -> None:
-    """CGI and WSGI hand `X_Forwarded_For` and `X-Forwarded-For` on under one name."""
+async def test_a_header_that_is_equal_to_one_of_everhook_after_case_folding_is_refused(shared: Api, name: str) -> None:
+    """CGI and WSGI pass `X_Forwarded_For` and `X-Forwarded-For` on under one name."""
     body = {"url": RECEIVER_URL, "headers": {"X_Mine": "fine", name: "x"}}
 
     problem = assert_problem(await shared.post("/v1/endpoints", body), 422, f"headers.{name}")
@@ -302,7 +302,7 @@ async def test_a_header_value_that_could_break_out_is_refused(shared: Api, value
 
 @ON_SHARED
 @pytest.mark.parametrize("name", ["", "a b", "a:", "X-A\n", "X\r\nB", "ü", "a\x00", "x" * 101])
-async def test_a_header_name_that_is_none_is_refused(shared: Api, name: str) -> None:
+async def test_an_invalid_header_name_is_refused(shared: Api, name: str) -> None:
     assert_problem(await shared.post("/v1/endpoints", {"url": RECEIVER_URL, "headers": {name: "v"}}), 422, "headers")
 
 
@@ -313,7 +313,7 @@ async def test_headers_are_few_and_short(api: Api) -> None:
     assert_problem(await api.post("/v1/endpoints", {"url": RECEIVER_URL, "headers": long}), 422, "headers")
 
 
-async def test_a_change_touches_what_is_given_and_nothing_else(api: Api) -> None:
+async def test_a_change_affects_only_the_fields_that_are_given(api: Api) -> None:
     endpoint = await api.endpoint(description="old", rateLimit=5, headers={"X-A": "1"}, policy={"preset": "brisk"})
     path = f"/v1/endpoints/{endpoint['endpointGid']}"
     before = ok(await api.get(path))
@@ -326,7 +326,7 @@ async def test_a_change_touches_what_is_given_and_nothing_else(api: Api) -> None
     assert (changed["description"], changed["url"]) == ("new", "http://127.0.0.1:9998/other")
 
 
-async def test_null_clears_what_may_be_absent(api: Api) -> None:
+async def test_null_clears_an_optional_field(api: Api) -> None:
     endpoint = await api.endpoint(rateLimit=5, policy={"preset": "brisk"})
     path = f"/v1/endpoints/{endpoint['endpointGid']}"
 
@@ -337,7 +337,7 @@ async def test_null_clears_what_may_be_absent(api: Api) -> None:
 
 
 @pytest.mark.parametrize("field", ["url", "description", "signatures", "format", "headers", "metadata"])
-async def test_null_is_refused_where_it_would_mean_nothing(api: Api, field: str) -> None:
+async def test_null_is_refused_for_a_required_field(api: Api, field: str) -> None:
     endpoint = await api.endpoint()
     path = f"/v1/endpoints/{endpoint['endpointGid']}"
     before = ok(await api.get(path))
@@ -359,7 +359,7 @@ async def test_null_is_refused_where_it_would_mean_nothing(api: Api, field: str)
         ({"status": "paused"}, "status"),
     ],
 )
-async def test_a_bad_change_is_refused_whole(api: Api, changes: dict[str, Any], named: str) -> None:
+async def test_a_bad_change_changes_nothing(api: Api, changes: dict[str, Any], named: str) -> None:
     endpoint = await api.endpoint()
     path = f"/v1/endpoints/{endpoint['endpointGid']}"
     before = ok(await api.get(path))
@@ -378,7 +378,7 @@ async def test_endpoints_are_listed_newest_first_and_by_tenant(api: Api) -> None
     assert await api.walk("/v1/endpoints", tenant="nobody") == []
 
 
-async def test_a_deleted_endpoint_is_gone_with_its_subscriptions_and_secrets(api: Api) -> None:
+async def test_deleting_an_endpoint_deletes_its_subscriptions_and_secrets(api: Api) -> None:
     await api.channel()
     kept, gone = await api.endpoint(channel="orders"), await api.endpoint(channel="orders")
     before = await api.publish()
@@ -400,7 +400,7 @@ async def test_a_deleted_endpoint_is_gone_with_its_subscriptions_and_secrets(api
 
 @ON_SHARED
 @pytest.mark.parametrize("gid", [UNKNOWN, "ep_x", "x", f"msg_{UNKNOWN_SUFFIX}", "%20", "ü"])
-async def test_what_is_not_there_is_not_found(shared: Api, gid: str) -> None:
+async def test_an_unknown_resource_is_not_found(shared: Api, gid: str) -> None:
     assert_problem(await shared.get(f"/v1/endpoints/{gid}"), 404)
     assert_problem(await shared.patch(f"/v1/endpoints/{gid}", {"description": "x"}), 404)
     assert_problem(await shared.delete(f"/v1/endpoints/{gid}"), 404)

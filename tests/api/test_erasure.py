@@ -1,4 +1,4 @@
-"""Erasing content: what callers see of it, and what becomes of deliveries that are still open."""
+"""Erasing content: what callers see, and what happens to deliveries that are still open."""
 
 import pytest
 
@@ -10,22 +10,22 @@ from tests.api.conftest import Live
 
 on_module = pytest.mark.asyncio(loop_scope="module")
 
-ANSWER = Response(422, b"you sent a secret", (("x-why", "secret"),))
+RESPONSE = Response(422, b"you sent a secret", (("x-why", "secret"),))
 
 
-def answered(delivery: JSON) -> bool:
+def has_response(delivery: JSON) -> bool:
     parts = ("responseBody", "responseHeaders", "errorDetail")
     return any(attempt[part] is not None for attempt in delivery["attempts"] for part in parts)
 
 
 async def erased(api: Api, message_gid: str) -> JSON:
-    """Erase a message's content; returns the message as it is then."""
+    """Erase a message's content; returns the message afterwards."""
     response = await api.delete(f"/v1/messages/{message_gid}/payload")
     assert (response.status_code, response.content) == (204, b"")
     return ok(await api.get(f"/v1/messages/{message_gid}"))
 
 
-async def test_the_payload_is_gone_at_once_and_the_message_says_since_when(api: Api) -> None:
+async def test_the_payload_is_erased_at_once_and_the_message_shows_when(api: Api) -> None:
     """With Temporal stopped: erasing needs the database alone."""
     await api.channel()
     await api.endpoint(channel="orders")
@@ -45,7 +45,7 @@ async def test_the_payload_is_gone_at_once_and_the_message_says_since_when(api: 
     assert again["duplicate"] and again["messageGid"] == published["messageGid"]
 
 
-async def test_who_erased_it_is_on_record(api: Api) -> None:
+async def test_the_audit_log_records_who_erased_a_payload(api: Api) -> None:
     await api.channel()
     gid = (await api.publish(1))["messageGid"]
     await erased(api, gid)
@@ -53,7 +53,7 @@ async def test_who_erased_it_is_on_record(api: Api) -> None:
     assert (entry["action"], entry["detail"]) == ("message.payload_erased", {})
 
 
-async def test_a_message_that_is_not_there_cannot_be_erased(api: Api) -> None:
+async def test_an_unknown_message_cannot_be_erased(api: Api) -> None:
     for gid in (f"msg_{UNKNOWN_SUFFIX}", "nonsense"):
         assert_problem(await api.delete(f"/v1/messages/{gid}/payload"), 404)
 
@@ -68,13 +68,13 @@ async def test_a_delivery_that_waits_for_its_next_attempt_becomes_a_dead_letter_
     message = await live.api.publish({"secret": 1}, live.name)
     [delivery] = message["deliveries"]
     retrying = await live.wait_for_status(delivery["deliveryGid"], "retrying")
-    assert answered(retrying)
+    assert has_response(retrying)
 
     await erased(live.api, message["messageGid"])
 
     letter = await live.wait_for_status(delivery["deliveryGid"], "dead_lettered")
     assert letter["deadLetterReason"] == "payload_erased"
-    assert len(letter["attempts"]) == 1 and not answered(letter)
+    assert len(letter["attempts"]) == 1 and not has_response(letter)
     assert len(live.receiver.at(live.path)) == 1
 
 
@@ -97,10 +97,10 @@ async def test_a_parked_delivery_becomes_a_dead_letter_and_the_circuit_stays_as_
 
 
 @on_module
-async def test_a_dead_letter_of_it_cannot_be_replayed_and_says_why_but_can_be_discarded(live: Live) -> None:
+async def test_a_dead_letter_whose_payload_was_erased_can_be_discarded_but_not_replayed(live: Live) -> None:
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name)
-    live.receiver.respond(ANSWER, path=live.path)
+    live.receiver.respond(RESPONSE, path=live.path)
     gid = await live.dead_letter(live.name)
     message_gid = ok(await live.api.get(f"/v1/deliveries/{gid}"))["messageGid"]
 
@@ -108,7 +108,7 @@ async def test_a_dead_letter_of_it_cannot_be_replayed_and_says_why_but_can_be_di
 
     letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
     assert (letter["payload"], letter["payloadErasedAt"]) == (None, message["payloadErasedAt"])
-    assert letter["deadLetterReason"] == "rejected" and not answered(letter)
+    assert letter["deadLetterReason"] == "rejected" and not has_response(letter)
     problem = assert_problem(await live.api.post(f"/v1/dead-letters/{gid}/replay"), 409)
     assert f"payload of {message_gid} was erased" in problem["detail"]
     assert problem["type"] == "/problems/payload-erased"
@@ -119,10 +119,10 @@ async def test_a_dead_letter_of_it_cannot_be_replayed_and_says_why_but_can_be_di
 
 
 @on_module
-async def test_a_bulk_replay_leaves_it_a_dead_letter_for_that_reason(live: Live) -> None:
+async def test_a_bulk_replay_skips_a_dead_letter_whose_payload_was_erased(live: Live) -> None:
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name)
-    live.receiver.respond(ANSWER, path=live.path)
+    live.receiver.respond(RESPONSE, path=live.path)
     gid = await live.dead_letter(live.name)
     query = f'WorkflowType="{DELIVERY_WORKFLOW}" AND DeliveryStatus="dead_lettered" AND Channel="{live.name}"'
 

@@ -56,7 +56,7 @@ async def test_an_event_type_is_created_shown_listed_changed_and_deleted(api: Ap
     assert actions == ["event_type.created", "event_type.changed", "event_type.deleted"]
 
 
-async def test_names_have_what_types_of_messages_have(api: Api) -> None:
+async def test_names_of_event_types_follow_the_rule_for_types_of_messages(api: Api) -> None:
     for name in ("a/b:c", "Z", "m" * 128):
         await event_type(api, name)
         assert ok(await api.get(f"/v1/event-types/{name.replace('/', '%2F')}"))["name"] == name
@@ -83,7 +83,7 @@ async def test_names_have_what_types_of_messages_have(api: Api) -> None:
         ({"name": "a", "shcema": {}}, "shcema"),
     ],
 )
-async def test_what_is_wrong_is_named(shared: Api, body: dict[str, Any], field: str) -> None:
+async def test_an_invalid_field_is_named(shared: Api, body: dict[str, Any], field: str) -> None:
     problem = assert_problem(await shared.post("/v1/event-types", body), 422)
 
     assert field in [error["field"] for error in problem["errors"]] or problem["detail"].startswith(field), problem
@@ -204,7 +204,7 @@ async def test_transactional_and_scheduled_messages_take_the_same_path(checked: 
     assert accepted(await checked.try_publish(later, "drafts"))["validationError"].startswith(AT)
 
 
-async def test_what_does_not_fit_is_flagged_and_counted_where_the_channel_warns(checked: Api) -> None:
+async def test_an_invalid_payload_is_flagged_and_counted_on_a_channel_that_warns(checked: Api) -> None:
     before = count("warn", "payload"), count("reject", "payload")
     published = await checked.publish(WRONG, "drafts")
     assert_problem(await checked.try_publish({"type": "order.created", "payload": WRONG}), 422)
@@ -235,7 +235,7 @@ async def test_a_change_of_the_schema_or_the_channel_counts_for_the_next_message
     assert_problem(await checked.try_publish({"type": "order.created", "payload": EXAMPLE}), 422, "payload")
 
 
-async def test_a_message_that_was_accepted_is_repeated_whatever_the_schema_says_now(checked: Api) -> None:
+async def test_a_repeated_publish_is_accepted_even_if_the_schema_has_changed_since(checked: Api) -> None:
     body = {"type": "order.created", "payload": EXAMPLE, "idempotencyKey": "k"}
     first = accepted(await checked.try_publish(body))
     ok(await checked.patch("/v1/event-types/order.created", {"schema": False, "example": None}))

@@ -83,7 +83,7 @@ async def test_the_gates_of_a_publish_replace_those_of_the_channel(api: Api) -> 
     assert (await gate_of(api, other))["state"] == "open"
 
 
-async def test_a_decline_discards_what_waits(api: Api) -> None:
+async def test_a_decline_discards_the_deliveries_that_wait(api: Api) -> None:
     managers = await inbox(api)
     await api.channel(gates=[{"inbox": managers}, {"inbox": await inbox(api)}])
     webhook = (await api.endpoint(channel="orders"))["endpointGid"]
@@ -95,15 +95,15 @@ async def test_a_decline_discards_what_waits(api: Api) -> None:
     gate = await gate_of(api, message)
     assert (gate["state"], gate["reason"]) == ("declined", "declined")
     assert [each["state"] for each in gate["steps"]] == ["declined", "skipped"]
-    answer = ok(await api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=0))
-    assert (answer["state"], answer["outcome"]) == ("settled", "declined")
+    body = ok(await api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=0))
+    assert (body["state"], body["outcome"]) == ("settled", "declined")
     audit = ok(await api.get("/v1/audit", action="gate.declined"))["data"]
     assert [(each["actor"], each["subject"]) for each in audit] == [("ann", gate["gateGid"])]
     replay = await api.post(f"/v1/dead-letters/{delivery['deliveryGid']}/replay")
     assert_problem(replay, 409)
 
 
-async def test_a_message_without_receivers_passes_its_steps_all_the_same(api: Api) -> None:
+async def test_a_message_without_receivers_passes_its_steps_too(api: Api) -> None:
     await api.channel(gates=[{"inbox": await inbox(api)}, {"inbox": await inbox(api)}])
     message = await api.publish({})
     ok(await decide(api, message, APPROVE))
@@ -188,7 +188,7 @@ async def test_an_idempotent_publish_has_the_same_gates(api: Api) -> None:
     assert await api.count("gate") == 1
 
 
-async def test_what_waits_for_a_gate_is_no_backlog(api: Api) -> None:
+async def test_deliveries_that_wait_for_a_gate_do_not_count_as_backlog(api: Api) -> None:
     await api.channel(gates=[{"inbox": await inbox(api)}])
     webhook = (await api.endpoint(channel="orders"))["endpointGid"]
     message = await api.publish({})
@@ -249,7 +249,7 @@ async def test_an_expired_step_keeps_the_message_waiting_and_its_replay_asks_aga
     assert (await statuses(api, message))[webhook] == "accepted"
 
 
-async def test_discarding_an_expired_step_discards_what_waits(api: Api) -> None:
+async def test_discarding_an_expired_step_discards_the_deliveries_that_wait(api: Api) -> None:
     message, webhook = await gated(api)
     step = await expired(api, message)
     for _ in range(2):
@@ -289,7 +289,7 @@ async def test_a_step_whose_inbox_was_deleted_before_it_was_asked_ends_the_gate(
     assert (await gate_of(api, message))["reason"] == "endpoint_deleted"
 
 
-async def test_what_is_released_to_a_deleted_inbox_is_a_dead_letter_when_its_workflow_asks(api: Api) -> None:
+async def test_a_delivery_released_to_a_deleted_inbox_is_dead_lettered_when_its_workflow_asks(api: Api) -> None:
     message, _ = await gated(api)
     third = await inbox(api, "Third", channel="orders")
     message = await api.publish({})
@@ -314,7 +314,7 @@ async def test_an_erased_payload_ends_the_gate(api: Api) -> None:
     assert (await gate_of(api, message))["state"] == "declined"
 
 
-async def test_what_is_released_has_the_policy_of_now(api: Api) -> None:
+async def test_a_released_delivery_has_the_current_policy(api: Api) -> None:
     message, webhook = await gated(api)
     ok(await api.patch(f"/v1/endpoints/{webhook}", {"policy": {"preset": "patient"}}))
     ok(await decide(api, message, APPROVE))
@@ -353,7 +353,7 @@ async def test_the_life_of_a_gated_message(api: Api) -> None:
     assert kinds.count("delivery.discarded") == 2
 
 
-async def test_a_stream_tells_of_a_gate(api: Api) -> None:
+async def test_a_stream_reports_the_events_of_a_gate(api: Api) -> None:
     message, _ = await gated(api)
     following = asyncio.create_task(follow_kinds(api, message["messageGid"], until="message.released"))
     ok(await decide(api, message, APPROVE))
@@ -375,11 +375,11 @@ async def test_a_wait_is_for_the_receivers_and_not_for_the_steps(api: Api) -> No
         "UPDATE delivery SET status = 'dead_lettered', dead_lettered_at = accepted_at WHERE endpoint_gid = :gid",
         gid=webhook,
     )
-    answer = ok(await api.get(path, timeoutSeconds=0))
-    assert (answer["state"], answer["outcome"]) == ("settled", "dead_lettered")
+    body = ok(await api.get(path, timeoutSeconds=0))
+    assert (body["state"], body["outcome"]) == ("settled", "dead_lettered")
 
 
-async def test_a_tenant_sees_its_own_steps_alone(api: Api) -> None:
+async def test_a_tenant_sees_only_its_own_steps(api: Api) -> None:
     for name in ("acme", "globex"):
         created(await api.post("/v1/tenants", {"name": name}))
     managers, foreign = await inbox(api, tenant="acme"), await inbox(api, tenant="globex")
@@ -409,8 +409,8 @@ async def test_without_temporal_an_approved_message_is_sent_once_with_three_rece
         ok(await decide(api, message, APPROVE))
         assert receiver.arrivals == []
         ok(await decide(api, message, APPROVE))
-        answer = ok(await api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=10))
-        assert (answer["outcome"], len(receiver.arrivals)) == ("delivered", 1)
+        body = ok(await api.get(f"/v1/messages/{message['messageGid']}/wait", timeoutSeconds=10))
+        assert (body["outcome"], len(receiver.arrivals)) == ("delivered", 1)
         rows = await api.rows("SELECT gid, delivery_gid, jws FROM receipt ORDER BY gid")
         claims = [claims_of(row.jws) or {} for row in rows]
         asked = [each.get("decision") for each in claims]

@@ -56,7 +56,7 @@ async def test_a_manager_then_finance_then_the_webhook_with_three_receipts_that_
     assert len(deliveries) == 3
 
 
-async def test_what_a_process_released_and_did_not_dispatch_is_started_by_the_reconciler(
+async def test_the_reconciler_starts_deliveries_that_were_released_and_not_dispatched(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     managers = await inbox(live.api)

@@ -1,4 +1,4 @@
-"""A client that is generated from the OpenAPI document has modules, functions and classes with pleasant names."""
+"""A client that is generated from the OpenAPI document has modules, functions and classes with readable names."""
 
 import ast
 import importlib
@@ -59,7 +59,7 @@ def test_operations_are_grouped_by_resource(client: Path) -> None:
     assert {"channels", "endpoints", "subscriptions", "dead_letters", "api_keys"} <= groups
 
 
-def test_models_have_names_without_noise(client: Path) -> None:
+def test_names_of_models_have_no_generated_suffixes(client: Path) -> None:
     classes = [
         node.name
         for path in (client / "models").glob("*.py")
@@ -84,7 +84,7 @@ def test_the_package_can_be_imported_and_reads_our_examples(client: Path) -> Non
     assert endpoint.to_dict().keys() == example.keys()
 
 
-def test_a_function_takes_what_the_call_takes(client: Path) -> None:
+def test_a_function_takes_the_parameters_of_its_call(client: Path) -> None:
     module = _module("api.subscriptions.list_subscriptions")
     parameters = module.sync_detailed.__annotations__
     assert {"endpoint_gid", "channel", "limit", "cursor"} <= parameters.keys()

@@ -1,4 +1,4 @@
-"""Groups of messages, with Temporal stopped: who waits for whom, in the database."""
+"""Groups of messages, with Temporal stopped: which delivery waits for which, in the database."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ async def statuses(api: Api, gids: list[str]) -> list[str]:
 
 
 class Settling:
-    """Settles deliveries as senders and activities do, and says which ones were freed."""
+    """Settles deliveries as senders and activities do, and records which ones were freed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -86,9 +86,7 @@ async def ready(api: Api, **settings: Any) -> JSON:
     return await api.endpoint(channel="orders", **settings)
 
 
-async def test_each_waits_for_the_one_before_it_in_its_group_and_others_wait_for_none(
-    api: Api, settling: Settling
-) -> None:
+async def test_each_delivery_waits_for_the_one_before_it_in_its_group_only(api: Api, settling: Settling) -> None:
     await ready(api)
     gids = await publish(api, "a", "a", "b", None, "a", "b", None)
     assert await statuses(api, gids) == ["accepted", "queued", "accepted", "accepted", "queued", "queued", "accepted"]
@@ -108,7 +106,7 @@ async def test_each_waits_for_the_one_before_it_in_its_group_and_others_wait_for
     assert await statuses(api, [again]) == ["accepted"]
 
 
-async def test_a_batch_is_in_order_whatever_leads_its_messages_to_the_endpoint(api: Api) -> None:
+async def test_a_batch_is_in_order_for_any_subscription_that_matches_its_messages(api: Api) -> None:
     endpoint = await ready(api)
     body: JSON = {"payload": 1, "type": "a", "groupKey": "a"}
     to = {**body, "endpointGid": endpoint["endpointGid"]}
@@ -130,7 +128,7 @@ async def test_groups_of_endpoints_do_not_wait_for_each_other(api: Api, settling
     assert settling.freed == [of_same_endpoint]
 
 
-async def test_what_settles_a_delivery_twice_frees_one(api: Api, settling: Settling) -> None:
+async def test_settling_a_delivery_twice_frees_one_successor(api: Api, settling: Settling) -> None:
     await ready(api)
     gids = await publish(api, "a", "a", "a")
     await settling.deliver(gids[0])
@@ -141,7 +139,9 @@ async def test_what_settles_a_delivery_twice_frees_one(api: Api, settling: Settl
 
 
 @pytest.mark.parametrize("how", ["dead_letter", "discard"])
-async def test_a_group_goes_on_after_a_dead_letter_and_after_a_discard(api: Api, settling: Settling, how: str) -> None:
+async def test_a_group_continues_after_a_dead_letter_and_after_a_discard(
+    api: Api, settling: Settling, how: str
+) -> None:
     await ready(api)
     gids = await publish(api, "a", "a")
     await getattr(settling, how)(gids[0])
@@ -150,7 +150,7 @@ async def test_a_group_goes_on_after_a_dead_letter_and_after_a_discard(api: Api,
     assert await api.count("delivery_group") == 0
 
 
-async def test_a_dead_letter_blocks_its_group_if_the_endpoint_wants_that(api: Api, settling: Settling) -> None:
+async def test_a_dead_letter_blocks_its_group_if_the_endpoint_is_set_so(api: Api, settling: Settling) -> None:
     endpoint = await ready(api, onGroupFailure="block")
     assert endpoint["onGroupFailure"] == "block"
     gids = await publish(api, "a", "a", "b")
@@ -174,7 +174,7 @@ async def test_a_replay_that_delivers_the_dead_letter_frees_its_group(api: Api, 
 
 
 @pytest.mark.parametrize("reason", [DeadLetterReason.ENDPOINT_DELETED, DeadLetterReason.PAYLOAD_ERASED])
-async def test_what_no_replay_can_deliver_blocks_nothing(
+async def test_a_dead_letter_that_no_replay_can_deliver_does_not_block_its_group(
     api: Api, settling: Settling, reason: DeadLetterReason
 ) -> None:
     await ready(api, onGroupFailure="block")
@@ -183,7 +183,7 @@ async def test_what_no_replay_can_deliver_blocks_nothing(
     assert settling.freed == [gids[1]]
 
 
-async def test_an_endpoint_that_is_changed_to_go_on_does(api: Api, settling: Settling) -> None:
+async def test_a_blocked_group_continues_when_its_endpoint_is_changed_to_continue(api: Api, settling: Settling) -> None:
     endpoint = await ready(api, onGroupFailure="block")
     gids = await publish(api, "a", "a")
     await settling.dead_letter(gids[0])
@@ -233,7 +233,7 @@ async def test_a_nack_that_ends_the_round_frees_the_next_one(api: Api, settling:
     assert following["deliveryGid"] == gids[1]
 
 
-async def test_nothing_is_due_for_one_that_waits(api: Api) -> None:
+async def test_a_delivery_that_waits_for_its_group_has_no_due_attempt(api: Api) -> None:
     await ready(api)
     _, waiting = await publish(api, "a", "a")
     problem = assert_problem(await api.post(f"/v1/deliveries/{waiting}/attempt-now"), 409)
@@ -259,7 +259,9 @@ async def test_the_key_is_shown(api: Api) -> None:
     assert ok(await api.get("/v1/messages"))["data"][0]["groupKey"] == "a"
 
 
-async def test_a_dead_letter_that_no_replay_can_deliver_any_more_holds_nothing(api: Api, settling: Settling) -> None:
+async def test_a_dead_letter_that_can_no_longer_be_replayed_does_not_hold_its_group(
+    api: Api, settling: Settling
+) -> None:
     endpoint = await ready(api, onGroupFailure="block")
     gids = await publish(api, "a", "a", "b", "b")
     await settling.dead_letter(gids[0])
@@ -273,10 +275,10 @@ async def test_a_dead_letter_that_no_replay_can_deliver_any_more_holds_nothing(a
 
 
 @pytest.mark.parametrize("how", ["endpoint_deleted", "payload_erased"])
-async def test_a_pulled_delivery_that_nobody_can_be_handed_gets_its_workflow_soon(
+async def test_a_pulled_delivery_that_no_consumer_can_be_handed_gets_its_workflow_soon(
     api: Api, settling: Settling, how: str
 ) -> None:
-    """At its turn, or from the reconciler if that start was lost; not at the end of its window."""
+    """It starts at the delivery's turn, or by the reconciler if that start was lost; not at the end of its window."""
     await api.channel()
     gid = created(await api.post("/v1/endpoints", {"mode": "poll", "channel": "orders"}))["endpointGid"]
     gids = await publish(api, "a", "a")

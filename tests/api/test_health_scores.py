@@ -9,7 +9,7 @@ from testing.api import JSON, Api, assert_problem, ok
 
 
 async def minute(api: Api, endpoint: JSON, errors: dict[str, int] | None = None, **counts: Any) -> None:
-    """What the endpoint did in the minute under way."""
+    """Write the counts of the endpoint for the current minute."""
     gid = endpoint["endpointGid"]
     ((tenant_gid,),) = await api.rows("SELECT tenant_gid FROM endpoint WHERE gid = :gid", gid=gid)
     start = now().replace(second=0, microsecond=0)
@@ -19,7 +19,7 @@ async def minute(api: Api, endpoint: JSON, errors: dict[str, int] | None = None,
             session.add(EndpointMinuteError(endpoint_gid=gid, minute=start, error=error, count=count))
 
 
-async def test_the_health_of_an_endpoint_is_told_with_its_reasons(api: Api) -> None:
+async def test_the_health_of_an_endpoint_is_shown_with_its_reasons(api: Api) -> None:
     endpoint = await api.endpoint()
     await minute(api, endpoint, {"http_503": 10}, delivered=90, retried=10, under_500=100, duration_ms=20_000)
     health = ok(await api.get(f"/v1/endpoints/{endpoint['endpointGid']}/health"))
@@ -53,7 +53,7 @@ async def test_each_window_is_a_chart_that_ends_now(api: Api) -> None:
         }  # fmt: skip
 
 
-async def test_there_is_no_health_of_what_is_not_there_nor_of_other_windows(api: Api) -> None:
+async def test_the_health_of_an_unknown_endpoint_or_window_is_refused(api: Api) -> None:
     endpoint = await api.endpoint()
     path = f"/v1/endpoints/{endpoint['endpointGid']}/health"
     assert_problem(await api.get(path, window="2h"), 422, "window")
@@ -87,7 +87,7 @@ async def test_the_overview_can_be_of_one_tenant_and_short(api: Api) -> None:
     assert_problem(await api.get("/v1/health/overview", limit=101), 422, "limit")
 
 
-async def test_the_overview_counts_what_waits(api: Api) -> None:
+async def test_the_overview_counts_deliveries_that_wait(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     for n in range(3):

@@ -50,7 +50,7 @@ NOT_CREATING = {
     "POST /v1/batches/{gid}/cancel": "twice is as good as once",
     "POST /v1/subscriptions/test": "changes nothing",
     "POST /v1/deliveries/{gid}/attempt-now": "twice is as good as once",
-    "POST /v1/tasks/{gid}/decide": "a person decides a task once; sent again it is answered the same",
+    "POST /v1/tasks/{gid}/decide": "a person decides a task once; sent again it gets the same response",
     "POST /v1/tasks/{gid}/delegate": "who is asked already is refused",
     "POST /v1/tasks/{gid}/comment": "a repeated comment is harmless",
     "POST /v1/tasks/{gid}/links": "nothing is stored: another link is harmless",
@@ -64,7 +64,7 @@ async def post(api: Api, path: str, body: JSON | None, key: str = "k1") -> httpx
 
 
 async def ready(api: Api, creation: Creation) -> tuple[str, JSON | None]:
-    """The path and body of a creation, with what it needs there."""
+    """The path and body of a creation, whose prerequisites are created first."""
     await api.channel()
     gid = (await api.endpoint())["endpointGid"]
     body = {name: gid if value == "{endpoint}" else value for name, value in (creation.body or {}).items()}
@@ -83,7 +83,7 @@ def test_every_creating_call_takes_a_key() -> None:
 
 
 @by_path
-async def test_a_call_that_is_sent_again_is_answered_the_same_and_creates_nothing(api: Api, creation: Creation) -> None:
+async def test_a_repeated_call_gets_the_same_response_and_creates_nothing(api: Api, creation: Creation) -> None:
     path, body = await ready(api, creation)
     before = await api.count(creation.table)
 
@@ -126,13 +126,13 @@ async def test_the_response_is_not_readable_in_the_database(api: Api, creation: 
     assert [value for value in values if value in kept] == []
 
 
-async def test_without_a_key_nothing_is_kept(api: Api) -> None:
+async def test_without_a_key_no_response_is_stored(api: Api) -> None:
     await api.channel()
 
     assert await api.count("idempotent_response") == 0
 
 
-async def test_a_key_stands_for_one_call(api: Api) -> None:
+async def test_a_key_used_for_another_call_is_refused(api: Api) -> None:
     first = created(await post(api, "/v1/channels", {"name": "a"}))
 
     for path, body in (("/v1/channels", {"name": "b"}), ("/v1/tenants", {"name": "a"})):
@@ -150,7 +150,7 @@ async def test_a_refusal_leaves_the_key_free(api: Api) -> None:
     created(await post(api, "/v1/channels", {"name": "a"}))
 
 
-async def test_the_keys_of_tenants_and_of_admins_are_apart(api: Api) -> None:
+async def test_idempotency_keys_of_tenants_and_admins_are_separate(api: Api) -> None:
     ours, theirs = await api.key(tenant=await tenant(api, "ours")), await api.key(tenant=await tenant(api, "theirs"))
     body = {"url": "http://127.0.0.1:9999/"}
 
@@ -161,7 +161,7 @@ async def test_the_keys_of_tenants_and_of_admins_are_apart(api: Api) -> None:
         assert created(await post(caller, "/v1/endpoints", body)) == endpoint
 
 
-async def test_a_key_without_the_scope_is_told_nothing_of_what_was_answered(api: Api) -> None:
+async def test_a_key_without_the_scope_does_not_get_the_stored_response(api: Api) -> None:
     created(await post(api, "/v1/channels", {"name": "a"}))
 
     assert_problem(await post(await api.key("read"), "/v1/channels", {"name": "a"}), 403)
@@ -178,7 +178,7 @@ async def test_after_a_day_a_key_is_new(api: Api) -> None:
     assert created(await post(api, "/v1/api-keys", {"name": "a", "scopes": ["read"]})) != first
 
 
-async def test_what_could_not_be_created_any_more_is_still_answered(api: Api) -> None:
+async def test_a_repeated_call_gets_its_response_even_if_creating_would_now_fail(api: Api) -> None:
     expiry = datetime.now(UTC) + timedelta(seconds=1.5)
     body = {"name": "a", "scopes": ["read"], "expiresAt": expiry.isoformat()}
     first = created(await post(api, "/v1/api-keys", body))
@@ -202,7 +202,7 @@ async def test_a_call_that_was_cut_off_may_be_sent_again_a_minute_later(api: Api
     assert (await post(api, f"/v1/endpoints/{gid}/test", None)).status_code == 202
 
 
-async def test_what_fails_on_its_way_to_temporal_may_be_sent_again_at_once(api: Api) -> None:
+async def test_a_call_that_fails_to_reach_temporal_may_be_repeated_at_once(api: Api) -> None:
     """Temporal is stopped here."""
     await api.channel()
     await api.endpoint(channel="orders")
@@ -221,7 +221,7 @@ async def test_a_bad_key_is_refused(api: Api, key: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/channels", "/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"])
-async def test_two_keys_are_none(api: Api, path: str) -> None:
+async def test_two_idempotency_keys_are_refused(api: Api, path: str) -> None:
     await api.channel()
     body = b'{"type": "a", "payload": 1, "messages": []}'
     headers = [("idempotency-key", "a"), ("idempotency-key", "b"), ("content-type", "application/json")]
@@ -229,7 +229,7 @@ async def test_two_keys_are_none(api: Api, path: str) -> None:
     assert_problem(await api.http.post(path, content=body, headers=headers), 400, "Idempotency-Key")
 
 
-async def test_where_the_response_cannot_be_opened_the_call_is_refused_and_not_repeated(api: Api) -> None:
+async def test_a_call_whose_stored_response_cannot_be_decrypted_is_refused_and_not_repeated(api: Api) -> None:
     created(await post(api, "/v1/channels", {"name": "a"}))
     await api.change_rows("UPDATE idempotent_response SET response = 'v1.00000000.AAAA'")
 
@@ -238,7 +238,7 @@ async def test_where_the_response_cannot_be_opened_the_call_is_refused_and_not_r
     assert "another key" in problem["detail"]
 
 
-async def test_a_tenant_that_is_erased_takes_its_responses_along(api: Api) -> None:
+async def test_erasing_a_tenant_deletes_its_stored_responses(api: Api) -> None:
     created(await post(api, "/v1/endpoints", {"url": "http://127.0.0.1:9999/", "tenant": "acme"}))
     created(await post(api, "/v1/channels", {"name": "a"}, key="k2"))
     gid = ok(await api.get("/v1/tenants/acme"))["tenantGid"]
@@ -281,7 +281,7 @@ async def test_a_batch_that_is_sent_again_publishes_nothing(api: Api) -> None:
     assert keys == {"k[0]", "k[1]", "k[2]", "own"}
 
 
-async def test_an_entry_whose_key_was_used_is_refused_alone_and_says_so(api: Api) -> None:
+async def test_only_the_entry_whose_key_was_used_is_refused(api: Api) -> None:
     await api.channel()
     await batch(api, [{"type": "a", "payload": 1}], "k")
 

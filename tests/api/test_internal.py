@@ -21,7 +21,7 @@ CHAT: JSON = {"kind": "chat", "url": URL}
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def mailing(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """The API with an SMTP server, of which it only knows the address."""
+    """The API with the address of an SMTP server, which does not run."""
     settings = copied(migrated_file, tmp_path_factory.mktemp("mailing"))
     changes = {"smtp_url": "smtp://127.0.0.1:1", "smtp_from": "hooks@acme.example", "smtp_domains": "ACME.example"}
     async with running_api(Settings(**settings.model_dump() | changes)) as running:
@@ -127,7 +127,7 @@ async def test_the_url_of_a_chat_is_encrypted_masked_and_stays_until_it_is_repla
     assert await secret_urls(api) == []
 
 
-async def test_a_bad_request_is_answered_without_the_url(api: Api) -> None:
+async def test_the_response_to_a_bad_request_does_not_have_the_url(api: Api) -> None:
     for handler in (CHAT | {"text": ""}, CHAT | {"to": ["a"]}, {"kind": "chat", "url": [URL]}):
         refused = await api.post("/v1/endpoints", internal(handler))
         assert refused.status_code == 422

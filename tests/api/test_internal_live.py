@@ -94,7 +94,7 @@ async def test_operational_events_are_mailed_and_a_mail_that_fails_makes_no_even
     assert await live.api.rows(sql, gid=letter["deliveryGid"]) == []
 
 
-async def test_a_chat_message_is_posted_and_its_url_is_nowhere(live: Live) -> None:
+async def test_a_chat_message_is_posted_and_its_url_is_shown_nowhere(live: Live) -> None:
     url = live.receiver.url_for(f"{live.path}/{SECRET}")
     live.receiver.respond(Response(503, f"Cannot POST {live.path}/{SECRET}".encode()), Response(200, b"ok"))
     await endpoint(live, live.name, kind="chat", url=url, text="Order {id}")
@@ -107,7 +107,7 @@ async def test_a_chat_message_is_posted_and_its_url_is_nowhere(live: Live) -> No
     assert SECRET.encode() not in await history(live, gid)
 
 
-async def test_a_reminder_comes_until_what_it_is_about_is_settled(live: Live) -> None:
+async def test_a_reminder_repeats_until_its_subject_is_settled(live: Live) -> None:
     notify = created(await live.api.post("/v1/endpoints", {"url": live.url, "tenant": live.name}))["endpointGid"]
     await live.api.channel(f"{live.name}-open")
     queue = {"mode": "poll", "tenant": live.name, "channel": f"{live.name}-open"}

@@ -24,12 +24,12 @@ async def test_an_empty_list_is_one_empty_page(api: Api, name: str) -> None:
     "cursor",
     ["", "!!!", "AA", "AAAA", "\x00", "%00", "ü", "x" * 500, "b3JkZXJz=", " b3JkZXJz", "b3JkZXJz!", "-_-_", "JScg"],
 )
-async def test_a_cursor_that_is_none_of_ours_is_refused(shared: Api, cursor: str) -> None:
+async def test_a_cursor_that_everhook_did_not_issue_is_refused(shared: Api, cursor: str) -> None:
     for name in LISTS:
         assert_problem(await shared.get(f"/v1/{name}", cursor=cursor), 422, "cursor")
 
 
-async def test_a_cursor_holds_no_nul_for_the_database_to_choke_on(api: Api) -> None:
+async def test_a_cursor_with_a_nul_is_refused_before_the_database_sees_it(api: Api) -> None:
     cursor = urlsafe_b64encode(b"msg_\x00").decode().rstrip("=")
 
     assert_problem(await api.get("/v1/messages", cursor=cursor), 422, "cursor")
@@ -43,7 +43,7 @@ async def test_a_page_has_one_to_five_hundred_items(shared: Api, name: str) -> N
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 500])
-async def test_a_walk_sees_every_row_once_whatever_the_size_of_its_pages(api: Api, limit: int) -> None:
+async def test_a_walk_sees_every_row_once_for_any_page_size(api: Api, limit: int) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     published = [await api.publish(n) for n in range(7)]
@@ -56,7 +56,7 @@ async def test_a_walk_sees_every_row_once_whatever_the_size_of_its_pages(api: Ap
     assert len({d["deliveryGid"] for d in deliveries}) == 7
 
 
-async def test_a_walk_is_not_disturbed_by_what_is_published_meanwhile(api: Api) -> None:
+async def test_a_walk_is_not_affected_by_messages_published_meanwhile(api: Api) -> None:
     await api.channel()
     before = [(await api.publish(n))["messageGid"] for n in range(4)]
     page = ok(await api.get("/v1/messages", limit=2))
@@ -108,7 +108,7 @@ async def test_a_message_is_shown_with_payload_and_deliveries(api: Api) -> None:
     assert shown["deliveryCounts"] == {"accepted": 1} and not shown["moreDeliveries"]
 
 
-async def test_a_message_that_went_to_very_many_shows_some_and_counts_all(api: Api) -> None:
+async def test_a_message_with_very_many_deliveries_shows_some_and_counts_all(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     message = await api.publish()
@@ -167,7 +167,7 @@ async def test_a_delivery_is_shown_before_its_first_attempt(api: Api) -> None:
 
 
 async def test_dead_letters_are_filtered(api: Api) -> None:
-    """Rows are made dead letters by hand here: what makes them so is tested where Temporal runs."""
+    """Rows are set to dead letters by hand here: dead-lettering itself is tested where Temporal runs."""
     for name in ("a", "b"):
         await api.channel(name)
         await api.endpoint(channel=name, tenant=f"of-{name}")
@@ -227,7 +227,7 @@ async def test_a_bad_filter_is_named(shared: Api, path: str, params: JSON, named
 
 @ON_SHARED
 @pytest.mark.parametrize("path", ["messages", "deliveries", "dead-letters", "subscriptions", "batches", "endpoints"])
-async def test_what_is_not_there_is_not_found(shared: Api, path: str) -> None:
+async def test_an_unknown_resource_is_not_found(shared: Api, path: str) -> None:
     for gid in ("x", f"msg_{UNKNOWN_SUFFIX}", f"dlv_{UNKNOWN_SUFFIX}", "%20", "ü"):
         assert_problem(await shared.get(f"/v1/{path}/{gid}"), 404)
 
@@ -239,7 +239,7 @@ async def test_a_nul_in_a_gid_never_reaches_the_database(shared: Api, path: str)
 
 
 @pytest.mark.parametrize("call", ["/live", "/attempt-now"])
-async def test_commands_to_what_is_not_there_are_not_found(api: Api, call: str) -> None:
+async def test_commands_to_unknown_resources_are_not_found(api: Api, call: str) -> None:
     path = f"/v1/deliveries/dlv_{UNKNOWN_SUFFIX}{call}"
 
     assert_problem(await (api.get(path) if call == "/live" else api.post(path)), 404)
@@ -258,7 +258,7 @@ async def test_only_dead_letters_are_replayed_and_discarded(api: Api) -> None:
 
 
 @pytest.mark.parametrize("status", ["delivered", "discarded", "dead_lettered"])
-async def test_no_attempt_is_due_of_what_is_over(api: Api, status: str) -> None:
+async def test_a_finished_delivery_has_no_due_attempt(api: Api, status: str) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     gid = (await api.publish())["deliveries"][0]["deliveryGid"]
@@ -294,10 +294,10 @@ async def test_a_bad_selection_for_many_is_named(shared: Api, body: JSON, named:
 
 
 @pytest.mark.parametrize("operation", ["replay", "purge"])
-async def test_where_nothing_matches_nothing_is_begun(api: Api, operation: str) -> None:
-    answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
+async def test_a_bulk_operation_that_matches_nothing_starts_no_batch(api: Api, operation: str) -> None:
+    body = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
 
-    assert answer == {"matched": 0, "skipped": 0, "batchGid": None}
+    assert body == {"matched": 0, "skipped": 0, "batchGid": None}
 
 
 async def kill(
@@ -314,7 +314,7 @@ async def kill(
 
 
 @pytest.mark.parametrize("status", ["delivered", "discarded"])
-async def test_what_is_over_waits_for_nothing_and_no_workflow_is_asked(api: Api, status: str) -> None:
+async def test_a_finished_delivery_waits_for_nothing_and_its_workflow_is_not_queried(api: Api, status: str) -> None:
     """Temporal is stopped here."""
     await api.channel()
     await api.endpoint(channel="orders")
@@ -348,8 +348,8 @@ async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(
     assert (await api.delete(f"/v1/endpoints/{gone}")).status_code == 204
 
     async def counted(operation: str, **selection: Any) -> tuple[int, int]:
-        answer = accepted(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
-        return answer["matched"], answer["skipped"]
+        body = accepted(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
+        return body["matched"], body["skipped"]
 
     assert await counted("replay") == (1, 1)
     assert await counted("replay", endpointGid=[gone, there]) == (1, 1)
@@ -390,8 +390,8 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)
         if path == "dead-letters":
-            answer = accepted(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
-            assert answer["matched"] == 2, params
+            body = accepted(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
+            assert body["matched"] == 2, params
     assert await found("deliveries", status=["parked", "retrying"]) == set()
     actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
     assert actions == {"channel.created", "endpoint.created"}
@@ -417,7 +417,7 @@ async def test_a_cursor_belongs_to_its_list_and_its_filters(api: Api) -> None:
 
 
 async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
-    """While it is upgraded, processes of two versions read the same rows."""
+    """During an upgrade, processes of two versions read the same rows."""
     await api.channel()
     await api.endpoint(channel="orders")
     gid = (await api.publish())["deliveries"][0]["deliveryGid"]

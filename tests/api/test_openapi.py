@@ -1,4 +1,4 @@
-"""The OpenAPI document, as somebody who has nothing else reads it."""
+"""The OpenAPI document is complete and readable without the code."""
 
 import re
 from pathlib import Path
@@ -171,7 +171,7 @@ def test_an_example_is_one_of_its_model(model: type[ApiModel]) -> None:
 
 
 def _completed(example: Any) -> Any:
-    """With the nulls that examples of circuits leave out."""
+    """The example with the nulls that examples of circuits leave out."""
     if isinstance(example, dict):
         example = {name: _completed(value) for name, value in example.items()}
         if "failures" in example and "state" in example:
@@ -238,7 +238,7 @@ async def test_models_have_names_that_programs_can_read(document: JSON) -> None:
     assert "EndpointList" in names
 
 
-async def test_every_reference_leads_somewhere(document: JSON) -> None:
+async def test_every_reference_has_a_target(document: JSON) -> None:
     for reference in set(references_in(document)):
         assert reference.startswith("#/"), reference
         found = document
@@ -258,7 +258,7 @@ async def test_names_in_json_are_camel_case(document: JSON) -> None:
     assert [name for name in names if not re.fullmatch(r"[a-z][A-Za-z0-9]*", name)] == []
 
 
-async def test_the_examples_of_publishing_work_as_they_stand(api: Api, document: JSON) -> None:
+async def test_the_examples_of_publishing_work_unmodified(api: Api, document: JSON) -> None:
     await api.channel()
     operations = operations_of(document)
     for name in (
@@ -276,7 +276,7 @@ async def test_the_examples_of_publishing_work_as_they_stand(api: Api, document:
         assert given == promised.keys()  # FastAPI leaves nulls out of examples
 
 
-async def test_the_examples_of_endpoints_and_channels_work_as_they_stand(api: Api, document: JSON) -> None:
+async def test_the_examples_of_endpoints_and_channels_work_unmodified(api: Api, document: JSON) -> None:
     schemas = document["components"]["schemas"]
     assert_created = [
         await api.post("/v1/channels", {"name": schemas["ChannelIn"]["properties"]["name"]["examples"][0]}),
@@ -285,7 +285,7 @@ async def test_the_examples_of_endpoints_and_channels_work_as_they_stand(api: Ap
     assert [response.status_code for response in assert_created] == [201, 201]
 
 
-async def test_the_version_is_told_to_all(api: Api, document: JSON) -> None:
+async def test_the_version_is_shown_without_a_key(api: Api, document: JSON) -> None:
     api.http.headers.pop("authorization")
 
     assert ok(await api.get("/version")) == {"version": __version__}

@@ -1,4 +1,4 @@
-"""What the API answers while something that it stands on is away: never a 202 without a commit, never a bare 500."""
+"""Responses of the API while the database or Temporal is away: no 202 without a commit, no 500 without details."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ def directory_for_a_file(directory: Path) -> Settings:
         ("DELETE", f"/v1/endpoints/ep_{UNKNOWN_SUFFIX}"),
     ],
 )
-async def test_without_the_database_the_answer_is_503_and_when_to_come_back(
+async def test_without_the_database_the_response_is_503_with_retry_after(
     settings_of: Callable[[Path], Settings], tmp_path: Path, method: str, path: str
 ) -> None:
     async with running_api(settings_of(tmp_path)) as api:
@@ -62,7 +62,7 @@ async def test_a_batch_without_the_database_is_503(settings_of: Callable[[Path],
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_a_message_that_could_not_be_committed_is_published_by_its_repetition(api: Api) -> None:
+async def test_a_message_that_could_not_be_committed_is_published_by_a_retry(api: Api) -> None:
     await api.channel()
     await api.change_rows("ALTER TABLE delivery RENAME TO delivery_away")
     await api.change_rows("ALTER TABLE message RENAME TO message_away")
@@ -83,7 +83,7 @@ async def test_readiness_says_that_the_database_is_down(tmp_path: Path) -> None:
         assert ok(await api.get("/livez")) == {"status": "ok"}
 
 
-async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
+async def test_concurrent_readiness_requests_share_one_check(api: Api) -> None:
     looks = 0
     ping = api.database.ping
 
@@ -98,7 +98,7 @@ async def test_however_many_ask_whether_it_is_ready_one_looks(api: Api) -> None:
     assert looks == 1
 
 
-async def test_publishing_is_refused_while_too_much_waits_to_be_started(settings: Settings) -> None:
+async def test_publishing_is_refused_while_too_many_deliveries_wait_to_be_started(settings: Settings) -> None:
     async with running_api(settings) as api:
         await api.channel()
         await api.endpoint(channel="orders")
@@ -121,7 +121,7 @@ async def test_publishing_is_refused_while_too_much_waits_to_be_started(settings
         assert len(await full.walk("/v1/messages")) == before
 
 
-async def test_below_the_limit_publishing_goes_on(settings: Settings) -> None:
+async def test_publishing_is_accepted_below_the_limit(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"undispatched_limit": 2})) as api:
         await api.channel()
         await api.endpoint(channel="orders")
@@ -170,8 +170,8 @@ async def test_with_temporal_stopped_dry_runs_and_lists_work(api: Api) -> None:
     gid = (await api.publish({"n": 1}))["deliveries"][0]["deliveryGid"]
     await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected'")
 
-    answer = await api.post("/v1/dead-letters/replay", {"dryRun": True})
-    assert answer.json() == {"matched": 1, "skipped": 0, "batchGid": None}
+    response = await api.post("/v1/dead-letters/replay", {"dryRun": True})
+    assert response.json() == {"matched": 1, "skipped": 0, "batchGid": None}
     assert [letter["deliveryGid"] for letter in await api.walk("/v1/dead-letters")] == [gid]
     assert ok(await api.get(f"/v1/dead-letters/{gid}"))["payload"] == {"n": 1}
 
@@ -203,14 +203,14 @@ async def test_no_secret_and_no_payload_is_logged_when_publishing_fails(
         await api.change_rows("ALTER TABLE message RENAME TO message_away")
         assert_problem(await api.try_publish(body), 503)
 
-    told = str(lines) + caplog.text + "".join(str(record.__dict__) for record in caplog.records)
-    assert "the database is away" in told
-    assert "INSERT INTO" not in told, "the reason, and not the statement"
+    logged = str(lines) + caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    assert "the database is away" in logged
+    assert "INSERT INTO" not in logged, "the reason is logged, and not the statement"
     for kept in (SECRET_PAYLOAD, secret, secret.removeprefix("whsec_"), API_KEY, "key-of-mine"):
-        assert kept not in told
+        assert kept not in logged
 
 
-async def test_a_databases_password_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_password_of_the_database_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log_all_that_the_product_may(caplog)
     with capture_logs() as lines:
         async with running_api(closed_postgres(tmp_path)) as api:
@@ -233,14 +233,14 @@ async def test_a_busy_temporal_is_a_429_and_a_silent_worker_a_503() -> None:
         raise WorkflowUpdateRPCTimeoutOrCancelledError()
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
-        answers = {path: await http.get(path) for path in ("/busy", "/silent")}
+        responses = {path: await http.get(path) for path in ("/busy", "/silent")}
 
     for path, status in (("/busy", 429), ("/silent", 503)):
-        assert_problem(answers[path], status)
-        assert int(answers[path].headers["retry-after"]) > 0
+        assert_problem(responses[path], status)
+        assert int(responses[path].headers["retry-after"]) > 0
 
 
-async def test_a_bug_is_a_500_that_tells_strangers_nothing() -> None:
+async def test_a_bug_is_a_500_without_details() -> None:
     app = FastAPI()
     problems.install(app)
 

@@ -1,4 +1,4 @@
-"""Delivery policies as they are given to channels and endpoints: what passes, and what is refused by name."""
+"""Delivery policies of channels and endpoints: valid ones are stored as given, invalid ones refused by name."""
 
 import json
 from typing import Any
@@ -65,7 +65,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("policy", GOOD, ids=json.dumps)
-async def test_a_sound_policy_is_kept_as_it_was_given(api: Api, policy: dict[str, Any]) -> None:
+async def test_a_valid_policy_is_stored_as_given(api: Api, policy: dict[str, Any]) -> None:
     channel = created(await api.post("/v1/channels", {"name": "a", "policy": policy}))
     endpoint = await api.endpoint(policy=policy)
 
@@ -76,7 +76,9 @@ async def test_a_sound_policy_is_kept_as_it_was_given(api: Api, policy: dict[str
 
 @ON_SHARED
 @pytest.mark.parametrize(("policy", "named"), BAD, ids=lambda value: json.dumps(value)[:60])
-async def test_an_unsound_policy_is_refused_by_name(shared: Api, policy: dict[str, Any], named: str) -> None:
+async def test_an_invalid_policy_is_refused_with_the_name_of_the_field(
+    shared: Api, policy: dict[str, Any], named: str
+) -> None:
     for path, body in [
         ("/v1/channels", {"name": "a", "policy": policy}),
         ("/v1/endpoints", {"url": RECEIVER_URL, "policy": policy}),
@@ -87,7 +89,7 @@ async def test_an_unsound_policy_is_refused_by_name(shared: Api, policy: dict[st
 
 
 @ON_SHARED
-async def test_a_policy_that_is_no_object_is_refused(shared: Api) -> None:
+async def test_a_policy_that_is_not_an_object_is_refused(shared: Api) -> None:
     policies: list[object] = ["brisk", [], 5, True]
     for policy in policies:
         assert_problem(await shared.post("/v1/channels", {"name": "a", "policy": policy}), 422, "policy")

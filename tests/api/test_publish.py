@@ -1,4 +1,4 @@
-"""Publishing, with Temporal stopped: what is accepted, what is kept, and what makes it the same message twice."""
+"""Publishing, with Temporal stopped: what is accepted, what is stored, and which publishes are duplicates."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ PAYLOADS = [
 ]
 
 
-async def test_a_message_is_answered_with_its_deliveries(api: Api) -> None:
+async def test_a_publish_returns_the_deliveries_of_its_message(api: Api) -> None:
     await api.channel()
     endpoint = await api.endpoint(channel="orders")
     began = datetime.now(UTC)
@@ -41,7 +41,7 @@ async def test_a_message_is_answered_with_its_deliveries(api: Api) -> None:
     assert (delivery["endpointGid"], delivery["status"]) == (endpoint["endpointGid"], "accepted")
 
 
-async def test_what_was_answered_202_is_committed_with_nothing_of_it_started(api: Api) -> None:
+async def test_a_message_is_committed_when_202_is_returned_and_not_yet_started(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
 
@@ -55,7 +55,7 @@ async def test_what_was_answered_202_is_committed_with_nothing_of_it_started(api
     assert tuple(delivery) == (gid, message["messageGid"], "accepted", None)
 
 
-async def test_replays_and_history_give_way_to_a_publish_whatever_the_mode_of_its_endpoints(api: Api) -> None:
+async def test_replays_and_history_give_way_to_a_publish_in_any_mode_of_its_endpoints(api: Api) -> None:
     await api.channel()
     traffic = api.services.messages._dispatcher.traffic
     assert not traffic.flows
@@ -66,7 +66,7 @@ async def test_replays_and_history_give_way_to_a_publish_whatever_the_mode_of_it
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload[:30]))
-async def test_a_payload_is_kept_and_shown_as_the_very_bytes_that_came(api: Api, payload: bytes) -> None:
+async def test_a_payload_is_stored_and_shown_byte_for_byte(api: Api, payload: bytes) -> None:
     await api.channel()
 
     message = accepted(await api.try_publish(b'{"type":"a" , "payload" :  ' + payload + b" }"))
@@ -77,7 +77,7 @@ async def test_a_payload_is_kept_and_shown_as_the_very_bytes_that_came(api: Api,
     assert b'"payload":' + payload + b"," in shown.content + b"," or b'"payload":' + payload + b"}" in shown.content
 
 
-async def test_a_payload_may_have_its_limit_to_the_byte(api: Api) -> None:
+async def test_a_payload_of_exactly_the_limit_is_accepted(api: Api) -> None:
     await api.channel()
     limit = api.services.settings.max_payload_bytes
     fitting = b'"' + b"x" * (limit - 2) + b'"'
@@ -97,7 +97,7 @@ async def test_the_type_falls_back_to_the_payloads_event(api: Api) -> None:
 
 
 @pytest.mark.parametrize("payload", [{}, {"event": 5}, {"event": None}, [], "event", None, {"event": "a b"}])
-async def test_without_a_type_anywhere_the_field_is_named(api: Api, payload: object) -> None:
+async def test_a_publish_without_a_type_names_the_field(api: Api, payload: object) -> None:
     await api.channel()
 
     assert_problem(await api.try_publish({"payload": payload}), 422, "type")
@@ -145,14 +145,14 @@ async def test_a_key_holds_for_its_channel_and_tenant(api: Api) -> None:
     await api.endpoint(tenant="acme")
     body = {"type": "a", "payload": 1, "idempotencyKey": "k"}
 
-    answers = [
+    bodies = [
         accepted(await api.try_publish(body)),
         accepted(await api.try_publish(body, "invoices")),
         accepted(await api.try_publish({**body, "tenant": "acme"})),
     ]
 
-    assert [answer["duplicate"] for answer in answers] == [False, False, False]
-    assert len({answer["messageGid"] for answer in answers}) == 3
+    assert [each["duplicate"] for each in bodies] == [False, False, False]
+    assert len({each["messageGid"] for each in bodies}) == 3
 
 
 async def test_without_a_key_the_same_body_is_another_message(api: Api) -> None:
@@ -176,13 +176,13 @@ async def test_a_thousand_duplicates_at_once_are_one_message(api: Api) -> None:
 
     responses = await asyncio.gather(*(api.try_publish(body) for _ in range(1000)))
 
-    answers = [accepted(response) for response in responses]
-    assert sum(not answer.pop("duplicate") for answer in answers) == 1
-    assert all(answer == answers[0] for answer in answers)
+    bodies = [accepted(response) for response in responses]
+    assert sum(not each.pop("duplicate") for each in bodies) == 1
+    assert all(each == bodies[0] for each in bodies)
     assert (await api.count("message"), await api.count("delivery")) == (1, 2)
 
 
-async def test_of_a_thousand_bodies_racing_for_a_key_one_wins_and_the_others_conflict(api: Api) -> None:
+async def test_a_thousand_concurrent_bodies_with_one_key_are_one_message_and_conflicts(api: Api) -> None:
     await api.channel()
 
     responses = await asyncio.gather(
@@ -195,7 +195,7 @@ async def test_of_a_thousand_bodies_racing_for_a_key_one_wins_and_the_others_con
     assert row[0] == str(statuses.index(202)).encode()
 
 
-async def test_a_tenant_named_gets_it_alone_and_otherwise_all_do(api: Api) -> None:
+async def test_a_message_reaches_all_tenants_unless_it_names_one(api: Api) -> None:
     await api.channel()
     of = {tenant: (await api.endpoint(channel="orders", tenant=tenant))["endpointGid"] for tenant in ("a", "b")}
 

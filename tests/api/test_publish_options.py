@@ -73,7 +73,7 @@ async def test_metadata_that_cannot_be_sent_is_refused(api: Api, metadata: JSON,
 # One endpoint
 
 
-async def test_a_message_goes_to_the_endpoint_that_it_names_and_to_no_other(api: Api) -> None:
+async def test_a_message_is_delivered_only_to_the_endpoint_that_it_names(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     alone = await api.endpoint()
@@ -91,7 +91,7 @@ async def test_a_message_goes_to_the_endpoint_that_it_names_and_to_no_other(api:
     assert batch["data"][1]["deliveries"][0]["endpointGid"] != alone["endpointGid"]
 
 
-async def test_an_endpoint_that_is_not_there_or_of_another_tenant_is_refused(api: Api) -> None:
+async def test_an_unknown_endpoint_or_one_of_another_tenant_is_refused(api: Api) -> None:
     await api.channel()
     theirs = await api.endpoint(tenant="theirs")
     await api.endpoint(tenant="ours", channel="orders")
@@ -219,7 +219,7 @@ async def test_the_schedule_delivers_a_message_once_to_those_that_match_then(api
     assert_problem(await api.post(f"/v1/messages/{gid}/cancel"), 409)
 
 
-async def test_the_reconciler_delivers_what_is_overdue(api: Api) -> None:
+async def test_the_reconciler_delivers_overdue_messages(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     gids = [(await publish(api, delaySeconds=60))["messageGid"] for _ in range(3)]
@@ -240,7 +240,7 @@ async def test_a_scheduled_message_that_fails_holds_up_no_other(api: Api) -> Non
     assert await api.rows("SELECT message_gid FROM scheduled_message") == [(gids[0],)]
 
 
-async def test_a_scheduled_message_whose_endpoint_was_deleted_goes_on_waiting(api: Api) -> None:
+async def test_a_scheduled_message_whose_endpoint_was_deleted_keeps_waiting(api: Api) -> None:
     await api.channel()
     alone = await api.endpoint()
     message = await publish(api, delaySeconds=60, endpointGid=alone["endpointGid"])
@@ -280,7 +280,7 @@ async def test_erasing_the_payload_of_a_scheduled_message_cancels_it(api: Api) -
     assert ok(await api.get(f"/v1/messages/{gid}"))["cancelledAt"] is not None
 
 
-async def test_a_key_of_a_publisher_cancels_what_was_published_with_it(api: Api) -> None:
+async def test_a_publish_key_cancels_messages_that_it_published(api: Api) -> None:
     await api.channel()
     alice, bob = await api.key("publish", name="alice"), await api.key("publish", name="bob")
     gid = (await publish(alice, delaySeconds=60))["messageGid"]

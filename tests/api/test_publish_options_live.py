@@ -42,7 +42,7 @@ async def test_a_scheduled_message_arrives_at_its_time(live: Live) -> None:
     await has_status(live, message["messageGid"], WorkflowExecutionStatus.COMPLETED)
 
 
-async def test_what_waits_by_plan_does_not_count_as_slow(live: Live) -> None:
+async def test_the_planned_delay_of_a_scheduled_message_does_not_count_as_latency(live: Live) -> None:
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name)
     live.receiver.respond(200, path=live.path)
@@ -81,7 +81,7 @@ async def test_without_retries_the_first_failure_is_a_dead_letter_and_so_is_that
     assert (found["round"], len(found["attempts"])) == (2, 2)
 
 
-async def test_metadata_arrives_in_the_body_and_in_headers_if_the_endpoint_wants_them(live: Live) -> None:
+async def test_metadata_arrives_in_the_body_and_in_headers_if_the_endpoint_is_set_so(live: Live) -> None:
     await live.api.channel(live.name)
     endpoint = await live.api.endpoint(live.url, channel=live.name, options={"metadataHeaders": True})
     assert endpoint["options"] == {"metadataHeaders": True}
@@ -99,7 +99,7 @@ async def test_metadata_arrives_in_the_body_and_in_headers_if_the_endpoint_wants
     assert (shown.status_code, shown.content) == (200, arrival.body)
 
 
-async def test_a_group_behind_a_deleted_endpoint_is_dead_lettered_and_not_parked(live: Live) -> None:
+async def test_a_group_of_a_deleted_endpoint_is_dead_lettered_and_not_parked(live: Live) -> None:
     await live.api.channel(live.name)
     endpoint = (await live.api.endpoint(live.url, channel=live.name))["endpointGid"]
     live.receiver.respond(Response(500), path=live.path)

@@ -1,4 +1,4 @@
-"""How much a key may publish: beyond it 429 and when to come back, before anything is read or accepted."""
+"""Publish rates of keys and tenants: beyond them 429 with `Retry-After`, before anything is read or accepted."""
 
 import re
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def test_beyond_the_rate_it_is_429_and_nothing_is_accepted(limited: Api) -
     assert await limited.count("message") == 5
 
 
-async def test_of_a_batch_each_message_counts_and_all_or_none(limited: Api) -> None:
+async def test_each_message_of_a_batch_counts_and_all_or_none_are_accepted(limited: Api) -> None:
     accepted(await limited.try_batch([message(n) for n in range(3)]))
 
     assert_problem(await limited.try_batch([message(n) for n in range(3)]), 429)
@@ -46,12 +46,12 @@ async def test_of_a_batch_each_message_counts_and_all_or_none(limited: Api) -> N
     assert await limited.count("message") == 5
 
 
-async def test_a_batch_that_could_never_pass_is_told_so(limited: Api) -> None:
+async def test_a_batch_larger_than_the_rate_is_refused_as_invalid(limited: Api) -> None:
     assert_problem(await limited.try_batch([message(n) for n in range(6)]), 422, "messages")
     accepted(await limited.try_batch([message(n) for n in range(5)]))
 
 
-async def test_each_key_has_the_rate_to_itself(limited: Api) -> None:
+async def test_each_key_has_its_own_rate(limited: Api) -> None:
     first, second = await limited.key("publish"), await limited.key("publish")
     for n in range(5):
         accepted(await first.try_publish(message(n)))
@@ -61,7 +61,7 @@ async def test_each_key_has_the_rate_to_itself(limited: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"])
-async def test_of_what_is_too_much_nothing_is_read(limited: Api, path: str) -> None:
+async def test_the_body_of_a_request_beyond_the_rate_is_not_read(limited: Api, path: str) -> None:
     async def body() -> object:
         raise AssertionError("the body was read")
         yield b""
@@ -71,7 +71,7 @@ async def test_of_what_is_too_much_nothing_is_read(limited: Api, path: str) -> N
     assert_problem(await limited.http.post(path, content=body()), 429)  # type: ignore[arg-type]
 
 
-async def test_a_moment_later_it_goes_on(settings: Settings) -> None:
+async def test_publishing_is_accepted_again_after_a_moment(settings: Settings) -> None:
     async with running_api(settings.model_copy(update={"publish_rate": "2/second"})) as api:
         await api.channel()
         statuses = {(await api.try_publish(message(n))).status_code for n in range(30)}
@@ -87,7 +87,7 @@ async def test_other_calls_are_not_counted(limited: Api) -> None:
 # Headers
 
 
-async def test_what_is_left_is_in_the_headers(limited: Api) -> None:
+async def test_the_remaining_rate_is_in_the_headers(limited: Api) -> None:
     first = await limited.try_publish(message(1))
     assert first.headers["ratelimit-policy"] == '"key";q=5;w=3600'
     assert left(first) == {"key": 4}
@@ -111,7 +111,7 @@ async def test_without_a_limit_there_are_no_headers(api: Api) -> None:
 
 
 def left(response: httpx.Response) -> dict[str, int]:
-    """By policy, as a client reads it."""
+    """The remaining messages by policy, parsed from the headers as a client does."""
     found = re.findall(r'"(\w+)";r=(\d+);t=\d+', response.headers["ratelimit"])
     return {policy: int(remaining) for policy, remaining in found}
 
@@ -119,7 +119,7 @@ def left(response: httpx.Response) -> dict[str, int]:
 # Tenants
 
 
-async def test_a_tenant_has_a_rate_whichever_key_publishes(limited: Api) -> None:
+async def test_the_rate_of_a_tenant_is_shared_by_its_keys(limited: Api) -> None:
     created(await limited.post("/v1/tenants", {"name": "acme", "publishRate": "2/hour"}))
     keys = [await limited.key("publish"), await limited.key("publish", tenant="acme")]
     responses = [
@@ -136,7 +136,7 @@ async def test_a_tenant_has_a_rate_whichever_key_publishes(limited: Api) -> None
     assert await limited.count("message") == 3
 
 
-async def test_of_a_batch_for_several_tenants_all_or_none_are_counted(api: Api) -> None:
+async def test_a_batch_for_several_tenants_counts_for_all_of_them_or_none(api: Api) -> None:
     await api.channel()
     for name, rate in (("acme", "2/hour"), ("globex", "1/hour"), ("initech", None)):
         created(await api.post("/v1/tenants", {"name": name, "publishRate": rate}))
@@ -195,7 +195,7 @@ async def test_the_rate_of_a_tenant_is_changed_and_removed(api: Api) -> None:
 
 
 @pytest.mark.parametrize("rate", ["many", "0/second", "5", "5/fortnight", "5/second;6/second"])
-def test_a_rate_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, rate: str) -> None:
+def test_an_invalid_rate_is_refused(monkeypatch: pytest.MonkeyPatch, rate: str) -> None:
     monkeypatch.setenv("EVERHOOK_PUBLISH_RATE", rate)
     with pytest.raises(ConfigurationError, match="EVERHOOK_PUBLISH_RATE"):
         load_settings(dev=True)

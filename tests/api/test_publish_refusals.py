@@ -1,4 +1,4 @@
-"""Bad input to publishing: each gets a problem that names the field, and changes nothing."""
+"""Bad input to publishing: each is a problem that names the field, and changes nothing."""
 
 import gzip
 from collections.abc import AsyncIterator, Iterator
@@ -78,7 +78,7 @@ MISSHAPEN: list[tuple[bytes, str]] = [
 
 @ON_SHARED
 @pytest.mark.parametrize("body", MALFORMED, ids=lambda body: repr(body[:40]))
-async def test_what_is_no_json_is_a_400(shared: Api, body: bytes) -> None:
+async def test_a_body_that_is_not_json_is_a_400(shared: Api, body: bytes) -> None:
     problem = assert_problem(await shared.try_publish(body), 400)
 
     assert [error["field"] for error in problem["errors"]] in (["body"], ["payload"])
@@ -127,10 +127,10 @@ async def test_a_body_without_end_is_refused_as_soon_as_it_is_too_long(api: Api)
     async def receive() -> dict[str, object]:
         nonlocal received
         received += 4096
-        assert received < 10 * 1024 * 1024, "it is read on and on"
+        assert received < 10 * 1024 * 1024, "the body is read without a limit"
         return {"type": "http.request", "body": b" " * 4096, "more_body": True}
 
-    status = await _answer_to(api, receive)
+    status = await _status_for(api, receive)
 
     assert status == 413
     assert limit < received <= limit + 4096
@@ -145,7 +145,7 @@ async def test_a_publisher_that_hangs_up_halfway_published_nothing(api: Api) -> 
     async def receive() -> dict[str, object]:
         return next(messages)
 
-    assert await _answer_to(api, receive) == 400
+    assert await _status_for(api, receive) == 400
     assert await api.count("message") == 0
 
 
@@ -153,14 +153,14 @@ async def test_a_publisher_that_hangs_up_halfway_published_nothing(api: Api) -> 
 @pytest.mark.parametrize(
     ("body", "status"), [(b"{", 400), (b"\xff", 400), (b'{"name":"a"}x', 400), (b"[" * 100_000, 400), (b"[]", 422)]
 )
-async def test_bodies_that_are_no_json_are_refused_everywhere(shared: Api, body: bytes, status: int) -> None:
+async def test_bodies_that_are_not_json_are_refused_by_every_operation(shared: Api, body: bytes, status: int) -> None:
     response = await shared.http.post("/v1/channels", content=body, headers={"content-type": "application/json"})
 
     assert_problem(response, status)
     assert await shared.count("channel") == 3
 
 
-async def test_a_form_is_told_to_be_json(api: Api) -> None:
+async def test_the_response_to_a_form_says_that_json_is_expected(api: Api) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
     problem = assert_problem(await api.http.post("/v1/channels", content=b'{"name":"a"}', headers=headers), 422)
@@ -168,7 +168,7 @@ async def test_a_form_is_told_to_be_json(api: Api) -> None:
     assert "application/json" in problem["detail"]
 
 
-async def test_publishing_takes_json_whatever_its_content_type_says(api: Api) -> None:
+async def test_publishing_accepts_json_with_any_content_type(api: Api) -> None:
     await api.channel()
 
     response = await api.try_publish(VALID, headers={"content-type": "application/x-www-form-urlencoded"})
@@ -184,7 +184,7 @@ async def test_a_refusal_leaves_the_key_free(api: Api) -> None:
     assert len(ok(await api.get("/v1/messages"))["data"]) == 1
 
 
-async def _answer_to(api: Api, receive: object) -> int:
+async def _status_for(api: Api, receive: object) -> int:
     """Speak ASGI by hand: httpx reads a request's body to its end before it sends."""
     statuses: list[int] = []
 
@@ -229,11 +229,11 @@ FAULTS = [
 
 @ON_SHARED
 @pytest.mark.parametrize(("body", "says"), FAULTS, ids=lambda value: repr(value[:30]))
-async def test_a_body_that_is_no_json_is_told_what_is_wrong_and_where(shared: Api, body: bytes, says: str) -> None:
+async def test_the_response_to_invalid_json_says_what_is_wrong_and_where(shared: Api, body: bytes, says: str) -> None:
     headers = {"content-type": "application/json"}
     for path in ("/v1/channels", "/v1/channels/orders/messages", "/v1/channels/orders/messages/batch"):
         response = await shared.http.post(path, content=body, headers=headers)
-        if response.status_code == 422:  # what can be said sooner: a field that is not known
+        if response.status_code == 422:  # reported earlier: an unknown field
             continue
         problem = assert_problem(response, 400, "body")
         assert says in problem["detail"], path
@@ -249,7 +249,7 @@ async def test_a_body_that_is_no_json_is_told_what_is_wrong_and_where(shared: Ap
     ],
     ids=["surrogate", "utf-8", "depth"],
 )
-async def test_a_payload_that_is_no_json_is_told_what_is_wrong(shared: Api, payload: bytes, says: str) -> None:
+async def test_the_response_to_an_invalid_payload_says_what_is_wrong(shared: Api, payload: bytes, says: str) -> None:
     problem = assert_problem(await shared.try_publish(b'{"type":"a","payload":' + payload + b"}"), 400)
 
     assert says in problem["detail"]

@@ -26,7 +26,7 @@ async def acks(api: Api, gid: str, **lines: Any) -> list[JSON]:
 
 
 async def end_lease(api: Api, gid: str) -> None:
-    """Let the open leases of an endpoint, and the waits after them, be over."""
+    """End the open leases of an endpoint, and the delays after them."""
     await api.rows(
         "UPDATE pull_queue SET lease_until = :past, available_at = :past WHERE endpoint_gid = :gid RETURNING 1",
         gid=gid,
@@ -110,7 +110,7 @@ async def test_a_nack_follows_the_schedule_and_can_ask_for_more_time(api: Api) -
 
 
 async def next_attempt(api: Api, item: JSON) -> str | None:
-    """As the list of deliveries has it."""
+    """The time of the next attempt, from the list of deliveries."""
     (listed,) = ok(await api.get("/v1/deliveries", messageGid=item["messageGid"]))["data"]
     found: str | None = listed["nextAttemptAt"]
     return found
@@ -135,7 +135,7 @@ async def test_an_expired_lease_is_an_attempt_and_the_next_consumer_gets_the_mes
     ]
 
 
-async def test_an_extension_counts_for_the_current_lease_alone(api: Api) -> None:
+async def test_an_extension_counts_only_for_the_current_lease(api: Api) -> None:
     await api.channel()
     gid = await pull_endpoint(api)
     await api.publish({"n": 1})
@@ -178,7 +178,7 @@ async def test_one_bad_line_fails_none_of_the_others(api: Api) -> None:
 async def test_failures_in_a_row_hold_the_queue_although_the_circuits_workflow_is_away(
     api: Api, of_channel: int | None, own: int | None, threshold: int
 ) -> None:
-    """Temporal opens the circuit; until it does, a process that sees nothing but failures stops handing out."""
+    """Temporal opens the circuit; until then, a process that sees only failures stops handing out deliveries."""
     await api.channel(circuit={"failureThreshold": of_channel} if of_channel else None)
     gid = await pull_endpoint(api, circuit={"failureThreshold": own} if own else None)
     for n in range(10):
@@ -214,12 +214,12 @@ async def test_the_number_of_open_leases_is_bounded(api: Api) -> None:
         ({"url": "https://example.com/", "options": {"leaseSeconds": 60}}, "options.leaseSeconds"),
     ],
 )
-async def test_settings_without_a_meaning_in_a_mode_are_refused(api: Api, body: JSON, field: str) -> None:
+async def test_settings_that_do_not_apply_to_the_mode_are_refused(api: Api, body: JSON, field: str) -> None:
     problem = assert_problem(await api.post("/v1/endpoints", body), 422)
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-async def test_only_endpoints_that_are_pulled_can_be_polled(api: Api) -> None:
+async def test_only_endpoints_in_pull_mode_can_be_polled(api: Api) -> None:
     await api.channel()
     webhook = (await api.endpoint())["endpointGid"]
     pulled = await pull_endpoint(api)

@@ -14,7 +14,7 @@ from tests.api.test_pulling import acks, end_lease, poll
 pytestmark = ON_SHARED
 
 LIVE = {"delaysSeconds": [0]}
-"""Two attempts, the second at once."""
+"""A policy of two attempts, the second one at once."""
 
 
 async def published(live: Live, **endpoint: Any) -> tuple[str, str]:
@@ -95,7 +95,7 @@ async def test_the_last_lease_that_expires_is_noticed_without_another_poll(live:
     assert [each["error"] for each in shown["attempts"]] == ["lease_expired", "lease_expired"]
 
 
-async def test_what_no_consumer_takes_is_a_dead_letter_after_the_window(live: Live) -> None:
+async def test_a_message_that_no_consumer_takes_is_dead_lettered_after_the_window(live: Live) -> None:
     endpoint, delivery = await published(live, policy={"delaysSeconds": [0], "maxWindowSeconds": 1})
     await live.api.change_rows(
         "UPDATE pull_queue SET queued_at = :past WHERE delivery_gid = :gid",

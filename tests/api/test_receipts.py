@@ -1,4 +1,4 @@
-"""Receipts over HTTP: what is answered is what a stranger can check."""
+"""Receipts over HTTP: a third party can verify what the API returns."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def test_the_receipts_of_a_delivery_are_listed_as_signed_and_in_words(api:
     assert listed == {"data": [one | {"seq": 0}], "nextCursor": None}
 
 
-async def test_a_delivery_without_an_attempt_has_none_and_what_is_unknown_is_not_found(api: Api) -> None:
+async def test_a_delivery_without_attempts_has_no_receipts_and_an_unknown_one_is_not_found(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     delivery = (await api.publish({"a": 1}))["deliveries"][0]["deliveryGid"]
@@ -69,7 +69,7 @@ async def test_a_delivery_without_an_attempt_has_none_and_what_is_unknown_is_not
         assert_problem(await api.get(path), 404)
 
 
-async def test_a_bundle_holds_with_the_keys_that_are_published(api: Api, log: Log) -> None:
+async def test_a_bundle_verifies_with_the_published_keys(api: Api, log: Log) -> None:
     await log.grown(3, 7)
     [old, new] = await log.seals()
     for row in await log.receipts():
@@ -81,15 +81,15 @@ async def test_a_bundle_holds_with_the_keys_that_are_published(api: Api, log: Lo
     assert "consistency" not in ok(await api.get(f"/v1/receipts/{row.gid}/bundle"))
 
 
-async def test_what_is_not_under_a_checkpoint_yet_says_when_it_will_be(api: Api, log: Log) -> None:
+async def test_the_bundle_of_an_unsealed_receipt_is_a_503_with_retry_after(api: Api, log: Log) -> None:
     await log.grown(1)
     [gid] = await log.grow(1)
-    answer = await api.get(f"/v1/receipts/{gid}/bundle")
-    assert_problem(answer, 503)
-    assert 0 < int(answer.headers["retry-after"]) <= api.services.settings.seal_receipts_every_seconds + 3
+    response = await api.get(f"/v1/receipts/{gid}/bundle")
+    assert_problem(response, 503)
+    assert 0 < int(response.headers["retry-after"]) <= api.services.settings.seal_receipts_every_seconds + 3
 
 
-async def test_growth_from_a_size_that_the_log_never_had_is_refused(api: Api, log: Log) -> None:
+async def test_consistency_from_a_size_that_the_log_never_had_is_refused(api: Api, log: Log) -> None:
     await log.grown(2)
     gid = (await log.receipts())[0].gid
     assert_problem(await api.get(f"/v1/receipts/{gid}/bundle", since=3), 422, "since")
@@ -107,7 +107,7 @@ async def test_checkpoints_are_listed_newest_first_and_in_pages(api: Api, log: L
     assert_problem(await api.get("/v1/receipts/checkpoints", cursor="MTI-"), 422, "cursor")
 
 
-async def test_each_log_has_checkpoints_of_its_own(api: Api, log: Log) -> None:
+async def test_each_log_has_its_own_checkpoints(api: Api, log: Log) -> None:
     await log.grown(1)
     acme = await Log(api.database, await tenant_of(api, "acme"), KeyRing.from_settings(api.services.settings)).grown(2)
     for named in ("acme", acme.tenant_gid):
@@ -117,21 +117,21 @@ async def test_each_log_has_checkpoints_of_its_own(api: Api, log: Log) -> None:
     assert_problem(await api.get("/v1/receipts/checkpoints", tenant="nobody"), 404)
 
 
-async def test_any_two_checkpoints_are_shown_to_be_of_one_log(api: Api, log: Log) -> None:
+async def test_any_two_checkpoints_have_a_consistency_proof(api: Api, log: Log) -> None:
     await log.grown(1, 5, 9)
     for old, new in ((1, 5), (1, 9), (5, 9), (9, 9)):
         bundle = ok(await api.get("/v1/receipts/consistency", **{"from": old, "to": new}))
         assert verify(bundle, keys=await keys_of(api)).ok
 
 
-async def test_consistency_is_of_checkpoints_and_upwards(api: Api, log: Log) -> None:
+async def test_consistency_is_between_checkpoints_in_ascending_order(api: Api, log: Log) -> None:
     await log.grown(1, 5)
     assert_problem(await api.get("/v1/receipts/consistency", **{"from": 5, "to": 1}), 422, "from")
     assert_problem(await api.get("/v1/receipts/consistency", **{"from": 1, "to": 4}), 404)
     assert_problem(await api.get("/v1/receipts/consistency", **{"from": 1, "to": 5, "tenant": "nobody"}), 404)
 
 
-async def test_a_log_that_lost_hashes_gives_no_proof_and_says_so(api: Api, log: Log) -> None:
+async def test_a_log_that_lost_hashes_reports_it_instead_of_a_proof(api: Api, log: Log) -> None:
     await log.grown(4)
     gid = (await log.receipts())[0].gid
     await log.change('DELETE FROM receipt_hash WHERE "index" = 2')
@@ -139,22 +139,22 @@ async def test_a_log_that_lost_hashes_gives_no_proof_and_says_so(api: Api, log: 
     assert "damaged" in problem["detail"]
 
 
-async def test_the_keys_are_for_everybody_and_for_caches_and_retired_ones_stay(api: Api, log: Log) -> None:
+async def test_the_public_keys_are_served_without_a_key_cacheable_and_with_retired_ones(api: Api, log: Log) -> None:
     api.http.headers.pop("authorization")
     assert (await api.http.get("/.well-known/jwks.json")).json() == {"keys": []}
     await log.grown(1)
     async with api.database.write_connection() as connection:
         issuer = await rotate_keys(connection, KeyRing.from_settings(api.services.settings), ISSUER, now())
-    answer = await api.http.get("/.well-known/jwks.json")
-    assert answer.headers["content-type"] == "application/jwk-set+json"
-    assert answer.headers["cache-control"] == "public, max-age=60"
-    assert [key["kid"] for key in answer.json()["keys"]] == [key.kid for key in issuer.keys]
-    assert ["exp" in key for key in answer.json()["keys"]] == [False, True]
-    assert not any("d" in key for key in answer.json()["keys"])
+    response = await api.http.get("/.well-known/jwks.json")
+    assert response.headers["content-type"] == "application/jwk-set+json"
+    assert response.headers["cache-control"] == "public, max-age=60"
+    assert [key["kid"] for key in response.json()["keys"]] == [key.kid for key in issuer.keys]
+    assert ["exp" in key for key in response.json()["keys"]] == [False, True]
+    assert not any("d" in key for key in response.json()["keys"])
     assert_problem(await api.get("/v1/receipts/checkpoints"), 401)
 
 
-async def test_a_tenants_key_reaches_its_own_log_and_no_other(api: Api, log: Log) -> None:
+async def test_a_tenants_key_can_read_only_its_own_log(api: Api, log: Log) -> None:
     await log.grown(1, 2)
     acme = await Log(api.database, await tenant_of(api, "acme"), KeyRing.from_settings(api.services.settings)).grown(3)
     others, own = (await log.receipts())[0], (await acme.receipts())[0]
@@ -210,7 +210,7 @@ def everhook(settings: Settings, *arguments: str | Path) -> subprocess.Completed
 
 
 async def sealed_bundle(live: Live, delivery_gid: str, **params: Any) -> JSON:
-    """The bundle of a delivery's last receipt, once the schedule has sealed it; told to run, for it is patient."""
+    """The bundle of a delivery's last receipt, once the schedule has sealed it. It triggers the schedule."""
     receipt = ok(await live.api.get(f"/v1/deliveries/{delivery_gid}/receipts"))["data"][-1]
     await live.temporal.get_schedule_handle("seal-receipts").trigger()
 
@@ -221,9 +221,9 @@ async def sealed_bundle(live: Live, delivery_gid: str, **params: Any) -> JSON:
 
 
 @LIVE
-async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Live, tmp_path: Path) -> None:
-    """From the receiver's own bytes to a process without network, database or environment. That the payload was erased
-    here takes nothing from it: receipts hold hashes."""
+async def test_a_delivery_can_be_verified_offline_with_files_only(live: Live, tmp_path: Path) -> None:
+    """The receiver's bytes are verified by a process without network, database or environment. It works after the
+    payload was erased: receipts hold hashes."""
     live.receiver.respond(500, Response(202, body=b"thanks"), path=live.path)
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name, policy={"delaysSeconds": [0.05]})
@@ -257,8 +257,8 @@ async def test_what_was_delivered_can_be_checked_with_nothing_but_files(live: Li
     wrong = run(OFFLINE, "receipts", "verify", *files, *options)
     assert wrong.returncode == 1
     assert "WRONG       body: is not what was sent" in wrong.stdout
-    told = json.loads(run(OFFLINE, "receipts", "verify", *files, *options, "--json").stdout)
-    assert (told["ok"], told["wrong"]["place"], told["proven"][0]["place"]) == (False, "body", "receipt")
+    result = json.loads(run(OFFLINE, "receipts", "verify", *files, *options, "--json").stdout)
+    assert (result["ok"], result["wrong"]["place"], result["proven"][0]["place"]) == (False, "body", "receipt")
 
 
 def bodies(live: Live) -> list[bytes]:
@@ -301,7 +301,7 @@ async def test_the_commands_audit_the_logs_and_rotate_their_keys(live: Live) -> 
     assert audited["logs"][0]["receipts"] >= 1 and audited["logs"][0]["wrong"] is None
 
 
-async def test_archived_receipts_are_in_the_file_and_gone_from_the_api(
+async def test_archived_receipts_are_in_the_file_and_no_longer_in_the_api(
     api: Api,
     settings: Settings,
     tmp_path: Path,

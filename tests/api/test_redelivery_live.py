@@ -86,7 +86,7 @@ async def test_a_delivered_message_arrives_again_and_says_so(live: Live) -> None
     assert (found["state"], found["outcome"]) == ("settled", "delivered")
 
 
-async def test_the_workflow_of_a_dead_letter_takes_the_round_up_once(live: Live) -> None:
+async def test_the_workflow_of_a_dead_letter_starts_the_round_once(live: Live) -> None:
     await subscribed(live)
     live.receiver.respond(Response(422), path=live.path)
     message = await live.api.publish({"n": 1}, live.name)
@@ -128,7 +128,7 @@ async def test_a_replay_whose_process_died_after_the_commit_is_started_by_the_re
     assert len(live.receiver.at(live.path)) == 2
 
 
-async def test_pulled_deliveries_and_tasks_of_closed_workflows_get_another(live: Live) -> None:
+async def test_pulled_deliveries_and_tasks_of_closed_workflows_get_a_new_workflow(live: Live) -> None:
     await live.api.channel(live.name)
     body: JSON = {"mode": "inbox", "channel": live.name, "tenant": live.name, "options": {"name": "Managers"}}
     await live.api.post("/v1/endpoints", body)
@@ -139,8 +139,8 @@ async def test_pulled_deliveries_and_tasks_of_closed_workflows_get_another(live:
         ok(await live.api.post(f"/v1/endpoints/{poll}/acks", {"acks": [{"lease": item["lease"]}]}))
         tasks = ok(await live.api.get("/v1/tasks", state="open"))["data"]
         (task,) = [each for each in tasks if each["messageGid"] == message["messageGid"]]
-        answer = {"outcome": "approved", "version": task["version"]}
-        ok(await live.api.post(f"/v1/tasks/{task['taskGid']}/decide", answer))
+        decision = {"outcome": "approved", "version": task["version"]}
+        ok(await live.api.post(f"/v1/tasks/{task['taskGid']}/decide", decision))
         for each in message["deliveries"]:
             await delivered_in(live, each["deliveryGid"], round_)
             await workflow_is_over(live, each["deliveryGid"])

@@ -1,4 +1,4 @@
-"""What the API says of itself to browsers, and what may be kept of its responses."""
+"""The API reference for browsers, and the caching headers of responses."""
 
 import re
 
@@ -11,7 +11,7 @@ from testing.api import ON_SHARED, Api, ok
 
 @ON_SHARED
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-async def test_the_reference_loads_everything_from_here(shared: Api, path: str) -> None:
+async def test_the_reference_loads_no_files_of_other_hosts(shared: Api, path: str) -> None:
     response = await shared.http.get(path, follow_redirects=True)
 
     assert response.status_code == 200
@@ -22,7 +22,7 @@ async def test_the_reference_loads_everything_from_here(shared: Api, path: str) 
 
 @ON_SHARED
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
-async def test_the_reference_is_framed_nowhere_and_runs_no_script_but_its_files(shared: Api, path: str) -> None:
+async def test_the_reference_cannot_be_framed_and_runs_only_its_own_scripts(shared: Api, path: str) -> None:
     headers = (await shared.get(path)).headers
 
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
@@ -33,8 +33,8 @@ async def test_the_reference_is_framed_nowhere_and_runs_no_script_but_its_files(
 
 
 @ON_SHARED
-async def test_nothing_under_v1_may_be_stored_on_its_way_whatever_the_response_is(shared: Api) -> None:
-    """Every route, with a key and without: 200, 4xx, and what no route is there for."""
+async def test_every_response_under_v1_forbids_caching(shared: Api) -> None:
+    """Every route, with a key and without: 200, 4xx, and paths without a route."""
     stranger = httpx.AsyncClient(transport=httpx.ASGITransport(shared.app), base_url="http://everhook.test")
     contexts = [c for c in iter_route_contexts(shared.app.router.routes) if str(c.path).startswith("/v1/")]
     assert len(contexts) > 40

@@ -15,7 +15,7 @@ pytestmark = ON_SHARED
 
 
 async def replayed(live: Live, mode: str, **body: object) -> JSON:
-    """Replay what was published a moment ago. Returns the batch when it has ended."""
+    """Replay the messages published a moment ago. Returns the batch when it has ended."""
     since = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
     started = accepted(await live.api.post(f"/v1/channels/{live.name}/replay", {"since": since, "mode": mode, **body}))
 

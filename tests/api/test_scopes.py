@@ -1,4 +1,4 @@
-"""What each scope opens: everything of the document is tried with every kind of key."""
+"""The operations that each scope permits: every operation of the document is tried with every kind of key."""
 
 from ipaddress import ip_network
 
@@ -46,7 +46,7 @@ async def callers(shared: Api) -> Callers:
 @ON_SHARED
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.method == "GET"])
-async def test_what_a_key_may_read(callers: Callers, name: str, key: str) -> None:
+async def test_a_key_reads_what_its_scopes_permit(callers: Callers, name: str, key: str) -> None:
     response = await OPERATIONS[name].request(callers.world).send(callers.keys[key])
 
     assert (response.status_code == 403) != is_open(OPERATIONS[name], key), response.text
@@ -57,7 +57,9 @@ async def test_what_a_key_may_read(callers: Callers, name: str, key: str) -> Non
     ("name", "key"),
     [(n, k) for n, o in OPERATIONS.items() for k in KEYS if o.method != "GET" and not is_open(o, k)],
 )
-async def test_what_a_key_may_not_change_is_403_and_changes_nothing(callers: Callers, name: str, key: str) -> None:
+async def test_a_change_that_a_key_may_not_make_is_a_403_and_changes_nothing(
+    callers: Callers, name: str, key: str
+) -> None:
     tables = ("channel", "endpoint", "subscription", "delivery", "message", "tenant", "api_key", "audit_entry")
     before = [await callers.admin.rows(f"SELECT * FROM {table}") for table in tables]
 
@@ -96,7 +98,7 @@ async def test_scopes_add_up(callers: Callers) -> None:
 
 
 @ON_SHARED
-async def test_an_admins_key_opens_everything(callers: Callers) -> None:
+async def test_an_admins_key_may_call_everything(callers: Callers) -> None:
     admin = await callers.admin.key("admin")
 
     for name, operation in OPERATIONS.items():
@@ -123,7 +125,7 @@ async def test_an_admins_key_opens_everything(callers: Callers) -> None:
         (None, ["198.51.100.1"], ["10.0.0.0/8"], None),
     ],
 )
-def test_where_a_request_comes_from(
+def test_the_client_address_is_taken_from_trusted_proxies_only(
     peer: str | None, forwarded: list[str], trusted: list[str], client: str | None
 ) -> None:
     assert client_address(peer, forwarded, [ip_network(network) for network in trusted]) == client

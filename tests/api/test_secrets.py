@@ -1,4 +1,4 @@
-"""Secrets over HTTP: rotation, Ed25519, and TLS settings, with nothing shown that ought not to be."""
+"""Secrets over HTTP: rotation, Ed25519, and TLS settings, without showing secrets again."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,7 @@ async def test_a_rotation_shows_a_new_secret_once_and_says_when_the_old_one_ends
     assert {key for key in before if before[key] != ok(response)[key]} == {"updatedAt"}
 
 
-async def test_a_secret_of_the_callers_own_is_taken(api: Api) -> None:
+async def test_a_secret_given_by_the_caller_is_accepted(api: Api) -> None:
     endpoint = await api.endpoint()
     for length in (24, 64):
         assert (await rotate(api, endpoint, {"secret": whsec(length)}))["secret"] == whsec(length)
@@ -70,7 +70,7 @@ async def test_without_grace_no_older_secret_is_left(api: Api) -> None:
     assert await api.count("endpoint_secret") == 1
 
 
-async def test_repeating_a_rotation_is_sane(api: Api) -> None:
+async def test_repeating_a_rotation_with_the_same_secret_adds_none(api: Api) -> None:
     endpoint, mine = await api.endpoint(), {"secret": new_secret(), "gracePeriodSeconds": 3600}
     first, second = await rotate(api, endpoint, mine), await rotate(api, endpoint, mine)
     assert first == second
@@ -132,7 +132,7 @@ async def test_a_deleted_endpoint_has_no_secret_to_rotate(api: Api) -> None:
 # Ed25519
 
 
-async def test_an_endpoint_has_no_public_key_until_it_wants_one(api: Api) -> None:
+async def test_an_endpoint_has_no_public_key_until_ed25519_is_enabled(api: Api) -> None:
     endpoint = await api.endpoint()
     assert (endpoint["ed25519"], endpoint["publicKeys"]) == (False, [])
 
@@ -146,7 +146,7 @@ async def test_an_endpoint_has_no_public_key_until_it_wants_one(api: Api) -> Non
     assert (await api.walk("/v1/endpoints"))[0]["publicKeys"] == [key]
 
 
-async def test_a_public_key_may_be_had_from_the_start(api: Api) -> None:
+async def test_an_endpoint_can_be_created_with_a_public_key(api: Api) -> None:
     endpoint = created(await api.post("/v1/endpoints", {"url": RECEIVER_URL, "ed25519": True}))
     assert endpoint["ed25519"] and len(endpoint["publicKeys"]) == 1
     assert ok(await api.get(path_of(endpoint)))["publicKeys"] == endpoint["publicKeys"]
@@ -164,7 +164,7 @@ async def test_a_rotation_makes_a_new_key_pair_too_and_shows_both_public_keys(ap
     assert ok(await api.get(path_of(endpoint)))["publicKeys"] == [new, same]
 
 
-async def test_ed25519_switched_off_leaves_no_public_key(api: Api) -> None:
+async def test_disabling_ed25519_removes_the_public_key(api: Api) -> None:
     endpoint = await api.endpoint(ed25519=True)
     await rotate(api, endpoint)
     changed = ok(await api.patch(path_of(endpoint), {"ed25519": False}))
@@ -172,7 +172,7 @@ async def test_ed25519_switched_off_leaves_no_public_key(api: Api) -> None:
     assert await api.rows("SELECT kind FROM endpoint_secret GROUP BY kind") == [("hmac",)]
 
 
-async def test_ed25519_needs_the_scheme_that_carries_it(api: Api) -> None:
+async def test_ed25519_requires_the_standard_signature_scheme(api: Api) -> None:
     body = {"url": RECEIVER_URL, "signatures": ["npayload"], "ed25519": True}
     assert_problem(await api.post("/v1/endpoints", body), 422, "ed25519")
     assert await api.count("endpoint") == 0
@@ -204,9 +204,7 @@ async def test_tls_settings_are_kept_and_the_key_is_never_shown(api: Api, author
     assert inside not in kept and kept.startswith("v1.")
 
 
-async def test_tls_settings_given_anew_replace_all_and_null_clears_them(
-    api: Api, authority: Authority, ours: Pair
-) -> None:
+async def test_new_tls_settings_replace_all_and_null_clears_them(api: Api, authority: Authority, ours: Pair) -> None:
     tls = {"ca": authority.pem, "clientCertificate": ours.certificate, "clientKey": ours.key}
     endpoint = await api.endpoint(tls=tls)
 
@@ -218,7 +216,7 @@ async def test_tls_settings_given_anew_replace_all_and_null_clears_them(
     assert await api.rows("SELECT tls_ca, tls_certificate, tls_key FROM endpoint") == [(None, None, None)]
 
 
-async def test_a_deleted_endpoint_leaves_no_key_behind(api: Api, ours: Pair) -> None:
+async def test_deleting_an_endpoint_deletes_its_keys(api: Api, ours: Pair) -> None:
     endpoint = await api.endpoint(tls={"clientCertificate": ours.certificate, "clientKey": ours.key})
     await api.delete(path_of(endpoint))
     assert await api.rows("SELECT tls_key FROM endpoint") == [(None,)]
@@ -233,7 +231,7 @@ def bad_tls(ours: Pair, other: Pair) -> dict[str, tuple[Any, str]]:
         "too long": ({"ca": "x" * (32 * 1024 + 1)}, "tls.ca"),
         "a key for a CA": ({"ca": key}, "tls.ca"),
         "a key among CAs": ({"ca": certificate + key}, "tls.ca"),
-        "a key beside the certificate": (
+        "a key next to the certificate": (
             {"clientCertificate": certificate + key, "clientKey": key},
             "tls.clientCertificate",
         ),
@@ -263,7 +261,7 @@ async def test_tls_settings_that_cannot_be_used_name_the_field_and_repeat_no_key
     assert ok(await api.get(path_of(endpoint)))["description"] == ""
 
 
-async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
+async def test_an_endpoint_can_be_created_with_a_given_secret(api: Api) -> None:
     secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
     assert (await api.endpoint(secret=secret))["secret"] == secret
@@ -284,7 +282,7 @@ async def test_an_endpoint_may_bring_its_own_secret(api: Api) -> None:
         {"mode": "internal", "options": {"handler": {"kind": "reminder"}}},
     ],
 )
-async def test_endpoints_that_nothing_is_signed_for_have_no_secret_and_no_signatures(api: Api, body: JSON) -> None:
+async def test_endpoints_without_signed_requests_have_no_secret_and_no_signatures(api: Api, body: JSON) -> None:
     endpoint = created(await api.post("/v1/endpoints", body))
     assert (endpoint["secret"], endpoint["signatures"]) == (None, None)
     assert ok(await api.get(path_of(endpoint)))["signatures"] is None
@@ -300,7 +298,7 @@ HEADERS = {"X-Key": "v4lue-of-a-header", "X-Team": "orders"}
 
 
 async def stored_headers(api: Api, endpoint: JSON) -> dict[str, str]:
-    """With their values, as senders read them."""
+    """The headers with their decrypted values, as senders read them."""
     gid = endpoint["endpointGid"]
     destination = await DestinationCache(api.database, KeyRing([MASTER_KEY])).get(gid, 1)
     return dict(destination.headers)
@@ -358,13 +356,13 @@ async def test_a_value_that_cannot_be_decrypted_has_to_be_given_again(api: Api) 
 
 @ON_SHARED
 @pytest.mark.parametrize("name", ["authorization", "Authorization"])
-async def test_authorization_belongs_to_auth(shared: Api, name: str) -> None:
+async def test_an_authorization_header_is_refused_and_the_message_names_auth(shared: Api, name: str) -> None:
     body = {"url": RECEIVER_URL, "headers": {name: "Bearer t0ken"}}
     problem = assert_problem(await shared.post("/v1/endpoints", body), 422, f"headers.{name}")
     assert "`auth`" in problem["detail"] and "t0ken" not in str(problem)
 
 
-async def test_endpoints_of_a_release_before_keep_their_authorization(api: Api) -> None:
+async def test_endpoints_of_an_earlier_release_keep_their_authorization_header(api: Api) -> None:
     endpoint = await api.endpoint()
     await api.change_rows("UPDATE endpoint SET headers = :headers", headers='{"Authorization": "Basic t0ken"}')
 
@@ -399,7 +397,7 @@ def public(auth: dict[str, str]) -> dict[str, str]:
 
 
 async def used_auth(api: Api, endpoint: JSON, version: int = 1) -> dict[str, str] | None:
-    """As senders have it."""
+    """The authentication with its decrypted secret, as senders use it."""
     destination = await DestinationCache(api.database, KeyRing([MASTER_KEY])).get(endpoint["endpointGid"], version)
     return {**destination.auth.shown(), "secret": destination.auth.secret} if destination.auth is not None else None
 

@@ -61,7 +61,7 @@ async def _here(name: str, tenant: str) -> tuple[str, ...]:
 
 @dataclass
 class Room:
-    """A client whose every connection ends at a server in this process, and a loop to run both on."""
+    """A client whose connections all end at a server in this process, and a loop to run both on."""
 
     runner: asyncio.Runner
     plain: Receiver
@@ -110,7 +110,7 @@ async def _closed(room: Room) -> None:
 
 
 def nearly(good: str, more: str) -> st.SearchStrategy[str]:
-    """Texts of `good` characters, now and then with one of `more` somewhere."""
+    """Texts of `good` characters, sometimes with one of `more`."""
     usual = st.text(good, min_size=1, max_size=12)
     return usual | usual | usual | st.tuples(usual, st.sampled_from(more), usual).map("".join)
 
@@ -147,7 +147,7 @@ ENDPOINTS = st.lists(ENDPOINT, min_size=PER_EXAMPLE, max_size=PER_EXAMPLE)
 
 
 async def _accepted(room: Room, url: str, headers: dict[str, str]) -> dict[str, Any] | None:
-    """The columns of an endpoint with these, as the database would give them back; None if the API refuses them."""
+    """The columns of an endpoint with these settings, as read from the database; None if the API refuses them."""
     try:
         body = EndpointIn.model_validate({"url": url, "headers": headers})
         changes = cast(EndpointChanges, body.model_dump(include=SETTINGS))
@@ -164,7 +164,7 @@ def _signed() -> list[tuple[str, str]]:
 
 
 ACCEPTED_AT_LEAST = 50
-"""Of the 1,200 that are tried: a fuzzer whose every endpoint is refused would prove nothing."""
+"""At least so many of the 1,200 are accepted: a fuzzer whose endpoints are all refused would prove nothing."""
 
 
 def test_an_endpoint_that_the_api_accepts_can_be_sent_to(room: Room) -> None:
@@ -208,7 +208,7 @@ async def _assert_arrives(room: Room, url: str, headers: dict[str, str]) -> bool
         ("headers.Expect", {"headers": {"Expect": "100-continue"}}),
     ],
 )
-def test_what_the_sender_would_refuse_is_refused_when_it_is_written(
+def test_settings_that_the_sender_would_refuse_are_refused_by_the_api(
     room: Room, field: str, body: dict[str, Any]
 ) -> None:
     changes = cast(EndpointChanges, {"url": "https://hooks.test/", "headers": {}} | body)
@@ -219,7 +219,7 @@ def test_what_the_sender_would_refuse_is_refused_when_it_is_written(
 
 @settings(max_examples=300, deadline=None)
 @given(name=HEADER_NAME, value=HEADER_VALUE)
-def test_the_rule_for_headers_is_the_senders_own(room: Room, name: str, value: str) -> None:
+def test_the_api_has_the_same_rule_for_headers_as_the_sender(room: Room, name: str, value: str) -> None:
     fault = header_fault(name, value)
     if fault is None:
         assert room.run(room.post("https://hooks.test/", [(name, value)])).status == 200
@@ -282,7 +282,7 @@ WRITTEN = st.sampled_from(
 
 
 def written(*names: str) -> st.SearchStrategy[str]:
-    """One of these PEMs, in one of the ways in which people write them, or break them."""
+    """One of these PEMs, in one of the common spellings, or broken in a common way."""
     return st.builds(lambda name, write: write(PEMS[name]), st.sampled_from(names), WRITTEN) | st.text(max_size=9)
 
 
@@ -313,14 +313,14 @@ GOOD_TLS = {
 
 @pytest.mark.parametrize("tls", GOOD_TLS.values(), ids=GOOD_TLS)
 def test_tls_settings_that_can_be_used_are_accepted(room: Room, tls: dict[str, str]) -> None:
-    """Without this, the next test could pass because nothing is."""
+    """Guards the next test, which would pass if nothing were accepted."""
     assert room.run(_is_accepted_and_usable(room, tls))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tls=TLS)
 def test_tls_settings_that_the_api_accepts_can_be_used(room: Room, tls: dict[str, str]) -> None:
-    """They may not satisfy the server; but a handshake begins, and our code does not fail before it."""
+    """The server may refuse them, but a handshake begins: our code does not fail before it."""
     room.run(_is_accepted_and_usable(room, tls))
 
 

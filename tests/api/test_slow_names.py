@@ -19,7 +19,7 @@ ENDPOINTS = 80
 
 @asynccontextmanager
 async def silent_names(api: Api) -> AsyncIterator[None]:
-    """Names with `silent` in them stay unanswered until the end; all others lead to this machine."""
+    """Names with `silent` in them get no response until the end; all others resolve to this machine."""
     released = threading.Event()
 
     def lookup(name: str) -> tuple[str, ...]:

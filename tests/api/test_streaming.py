@@ -1,4 +1,4 @@
-"""Streams of deliveries over real sockets: credit, reconnects, slow clients, and the end of a server."""
+"""Streams of deliveries over real sockets: credit, reconnects, slow clients, and server shutdown."""
 
 import asyncio
 import json
@@ -167,7 +167,7 @@ async def test_an_acknowledgement_and_a_new_message_wake_a_stream(
         assert third.data["payload"] == {"n": 2}
 
 
-async def test_a_client_that_reconnects_gets_again_what_never_arrived(server: Server) -> None:
+async def test_a_client_that_reconnects_gets_unreceived_deliveries_again(server: Server) -> None:
     api = server.api
     gid = await pull_endpoint(api, "stream")
     await publish(api, 3)
@@ -260,7 +260,7 @@ async def test_a_client_that_does_not_read_is_disconnected_and_the_rest_is_hande
     await assert_eventually(is_released)
 
 
-async def test_a_server_that_ends_says_goodbye_and_releases_what_it_did_not_send(
+async def test_a_server_that_stops_ends_streams_and_releases_unsent_deliveries(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everhook.serving.server.GRACE_S", PATIENCE_S)
@@ -319,7 +319,7 @@ async def test_a_stream_that_waits_takes_deliveries_without_a_claim(
     assert await api.count("pull_queue") == 0
 
 
-async def test_what_exceeds_the_credit_and_the_leases_of_an_endpoint_waits(server: Server) -> None:
+async def test_deliveries_beyond_the_credit_or_the_lease_limit_wait(server: Server) -> None:
     api = server.api
     gid = await pull_endpoint(api, "stream", options={"maxInFlight": 3})
     async with server.stream(gid, prefetch=2) as (stream, _), server.stream(gid, prefetch=10) as (other, _):
@@ -341,9 +341,7 @@ async def test_what_exceeds_the_credit_and_the_leases_of_an_endpoint_waits(serve
     assert sorted(taken) == list(range(6))
 
 
-async def test_a_publish_that_fails_leaves_the_stream_as_it_was(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_publish_that_fails_does_not_change_the_stream(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     api = server.api
     gid = await pull_endpoint(api, "stream")
     async with server.stream(gid) as (stream, _):
@@ -388,11 +386,11 @@ async def test_a_delivery_for_a_stream_that_has_left_is_handed_to_another_at_onc
 ) -> None:
     api = server.api
     gid = await pull_endpoint(api, "stream")
-    reached, goes_on = asyncio.Event(), asyncio.Event()
+    reached, may_continue = asyncio.Event(), asyncio.Event()
 
     async def slow(*arguments: Any) -> None:
         reached.set()
-        await goes_on.wait()
+        await may_continue.wait()
         await enqueue(*arguments)
 
     async with server.stream(gid):
@@ -401,7 +399,7 @@ async def test_a_delivery_for_a_stream_that_has_left_is_handed_to_another_at_onc
         publishing = asyncio.create_task(api.publish({"n": 1}))
         await reached.wait()
     await assert_eventually(lambda: _assert_open(api, 0))  # it left while its lease was not committed
-    goes_on.set()
+    may_continue.set()
     await publishing
 
     async def is_released() -> None:

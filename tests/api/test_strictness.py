@@ -1,4 +1,4 @@
-"""What is not exactly what a call takes is refused, in words that help: types, parameters, cursors, JSON."""
+"""Input of the wrong type or form is refused with a helpful message: types, parameters, cursors, JSON."""
 
 import json
 from collections.abc import Iterator
@@ -71,8 +71,8 @@ MODELS = {model.__name__: model for model in BODIES}
 
 
 @pytest.mark.parametrize(("model", "field", "kind"), FIELDS)
-def test_no_type_is_bent_into_another(model: str, field: str, kind: str) -> None:
-    """The value alone and as the one item of a list: whichever the field takes must refuse it."""
+def test_no_json_type_is_coerced_into_another(model: str, field: str, kind: str) -> None:
+    """The value alone and as the one item of a list: the form that the field takes must refuse it."""
     alias = {f.alias or name: f for name, f in MODELS[model].model_fields.items()}
     adapter: TypeAdapter[Any] = TypeAdapter(alias[field].rebuild_annotation())
     for value in BENT[kind]:
@@ -81,7 +81,7 @@ def test_no_type_is_bent_into_another(model: str, field: str, kind: str) -> None
                 adapter.validate_python(written)
 
 
-def test_the_walk_over_types_meets_them_all() -> None:
+def test_the_walk_over_types_covers_every_type() -> None:
     assert {kind for _, _, kind in FIELDS} == set(BENT)
     assert ("EndpointIn", "rateLimit", "number") in FIELDS
     assert ("Policy", "delaysSeconds", "number") in FIELDS
@@ -100,13 +100,13 @@ def test_the_walk_over_types_meets_them_all() -> None:
         ("/v1/dead-letters/replay", {"dryRun": 1}, "dryRun"),
     ],
 )
-async def test_a_bent_type_is_named(shared: Api, path: str, body: JSON, named: str) -> None:
+async def test_a_wrong_type_is_named(shared: Api, path: str, body: JSON, named: str) -> None:
     assert_problem(await shared.post(path, body), 422, named)
 
 
 @pytest.mark.parametrize("name", [name for name, parameters in QUERIES.items() if parameters])
 def test_numbers_from_outside_are_bounded(name: str) -> None:
-    """A number beyond 64 bits is an error of the database's, and not the caller's 422."""
+    """Without a bound, a number beyond 64 bits would be an error of the database, and not a 422."""
     for parameter in QUERIES[name]:
         for leaf in leaves(parameter["schema"], DOCUMENT["components"]["schemas"]):
             if leaf["type"] in ("integer", "number"):
@@ -130,10 +130,10 @@ SMALL = {
     "pull_queue.round", "task.reminders_sent", "gate.step", "receipt.number", "receipt.round", "receipt_hash.level",
     "subscription.cost",
 }  # fmt: skip
-"""Columns that no traffic makes outgrow 32 bits: what one attempt or one delivery is, and what has a limit."""
+"""Columns that traffic cannot make exceed 32 bits: values of one attempt or one delivery, and values with a limit."""
 
 
-def test_what_grows_with_traffic_has_64_bits() -> None:
+def test_numbers_that_grow_with_traffic_have_64_bits() -> None:
     narrow = {
         f"{table.name}.{column.name}"
         for table in SQLModel.metadata.sorted_tables
@@ -165,7 +165,7 @@ async def test_no_number_in_a_query_is_more_than_the_database_takes(shared: Api,
 @ON_SHARED
 @pytest.mark.parametrize("key", ["9" * 30, str(2**63), "-1", "a"])
 async def test_a_cursor_of_checkpoints_is_a_size(shared: Api, key: str) -> None:
-    """Anyone who reads the code can make a cursor."""
+    """A client can forge a cursor."""
     page = PageRequest(1, None, list_tag("/v1/receipts/checkpoints", []))
 
     assert_problem(await shared.get("/v1/receipts/checkpoints", cursor=page.next_cursor(key)), 422, "cursor")
@@ -205,7 +205,7 @@ async def test_a_filter_has_no_more_than_twenty_values(shared: Api) -> None:
 
 @ON_SHARED
 @pytest.mark.parametrize("value", ["-1", "1700000000", "1e9", "2026-01-31", "20260131T120000Z", "now", ""])
-async def test_a_time_is_written_as_one(shared: Api, value: str) -> None:
+async def test_a_time_has_to_be_an_rfc_3339_timestamp(shared: Api, value: str) -> None:
     problem = assert_problem(await shared.get("/v1/messages", since=value), 422, "since")
 
     assert "2026-01-31T12:00:00Z" in problem["detail"]
@@ -219,7 +219,7 @@ async def test_a_plus_that_became_a_space_gets_a_hint(shared: Api) -> None:
     ok(await shared.http.get("/v1/messages?since=2026-01-31T12:00:00%2B05:30"))
 
 
-def test_every_pattern_has_words() -> None:
+def test_every_pattern_has_a_message_in_words() -> None:
     def used(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
             if isinstance(node.get("pattern"), str):
@@ -244,7 +244,7 @@ def test_every_pattern_has_words() -> None:
         ("/v1/dead-letters/replay", {"reason": "\x00"}, "reason"),
     ],
 )
-async def test_nobody_is_shown_a_regular_expression(shared: Api, path: str, body: JSON, named: str) -> None:
+async def test_no_message_shows_a_regular_expression(shared: Api, path: str, body: JSON, named: str) -> None:
     problem = assert_problem(await shared.post(path, body), 422, named)
 
     assert not set("^\\[]$") & set(problem["errors"][0]["message"]), problem["detail"]
@@ -271,8 +271,10 @@ FORM = {"type": "object", "properties": {"amount": {"type": "number", "minimum":
         ("/v1/tasks/dlv_1/decide", {"version": 1, "outcome": "approved", "data": {"n": HUGE}}, "data"),
     ],
 )
-async def test_what_json_cannot_hold_is_refused(shared: Api, path: str, body: JSON, named: str, number: str) -> None:
-    """Python's parser takes it, and databases do not."""
+async def test_values_that_json_cannot_represent_are_refused(
+    shared: Api, path: str, body: JSON, named: str, number: str
+) -> None:
+    """Python's parser accepts it, and databases do not."""
     content = json.dumps(body).replace(str(HUGE), number)
     response = await shared.http.post(path, content=content, headers={"content-type": "application/json"})
     assert_problem(response, 422, named)

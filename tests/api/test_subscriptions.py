@@ -1,4 +1,4 @@
-"""Subscriptions: made, changed, deleted, and each time with its effect on the next publish."""
+"""Subscriptions: created, changed, deleted, each with its effect on the next publish."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ async def test_a_subscription_is_created_shown_and_takes_effect_at_once(api: Api
     assert await takers(api, {"data": {"amount": 1001}}, type="invoice.created") == 0
 
 
-async def test_a_disabled_subscription_takes_nothing_until_it_is_enabled(api: Api) -> None:
+async def test_a_disabled_subscription_matches_nothing_until_it_is_enabled(api: Api) -> None:
     path = f"/v1/subscriptions/{(await subscribed(api))['subscriptionGid']}"
     assert await takers(api) == 1
 
@@ -65,7 +65,7 @@ async def test_events_and_filter_are_changed_each_by_itself(api: Api) -> None:
     assert ok(await api.get(path)) == changed
 
 
-async def test_a_deleted_subscription_takes_nothing(api: Api) -> None:
+async def test_a_deleted_subscription_matches_nothing(api: Api) -> None:
     path = f"/v1/subscriptions/{(await subscribed(api))['subscriptionGid']}"
 
     response = await api.delete(path)
@@ -84,7 +84,7 @@ async def test_two_subscriptions_of_one_endpoint_make_one_delivery(api: Api) -> 
 
 
 @pytest.mark.parametrize("field", ["events", "enabled"])
-async def test_null_is_refused_where_it_would_mean_nothing(api: Api, field: str) -> None:
+async def test_null_is_refused_for_a_required_field(api: Api, field: str) -> None:
     subscription = await subscribed(api, events=["order.*"])
     path = f"/v1/subscriptions/{subscription['subscriptionGid']}"
 
@@ -138,7 +138,7 @@ def nested(depth: int) -> dict[str, Any]:
     ],
     ids=str,
 )
-async def test_a_filter_that_is_none_is_refused(api: Api, conditions: object) -> None:
+async def test_an_invalid_filter_is_refused(api: Api, conditions: object) -> None:
     await api.channel()
     endpoint = await api.endpoint()
     body = {"endpointGid": endpoint["endpointGid"], "channel": "orders", "filter": conditions}
@@ -148,7 +148,7 @@ async def test_a_filter_that_is_none_is_refused(api: Api, conditions: object) ->
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"', "[" * 300 + "]" * 300])
-async def test_a_filter_that_could_not_be_shown_again_is_refused(api: Api, value: str) -> None:
+async def test_a_filter_that_could_not_be_returned_is_refused(api: Api, value: str) -> None:
     await api.channel()
     endpoint = await api.endpoint()
     body = f'{{"endpointGid":"{endpoint["endpointGid"]}","channel":"orders","filter":{{"a":{{"$eq":{value}}}}}}}'

@@ -61,7 +61,7 @@ async def test_a_task_is_filled_with_the_defaults_of_its_inbox_and_kind(api: Api
     assert ok(await api.get("/v1/tasks", overdue=True))["data"] == []
 
 
-async def test_an_approval_delivers_with_the_answer_and_a_decision_receipt(api: Api) -> None:
+async def test_an_approval_delivers_with_its_form_data_and_a_decision_receipt(api: Api) -> None:
     form = {"type": "object", "required": ["costCentre"], "properties": {"costCentre": {"type": "string"}}}
     gid = await ask(api, form=form)
     assert_problem(await decide(api, gid, APPROVE), 422, "data.costCentre")
@@ -177,7 +177,7 @@ async def test_a_wrong_task_is_refused_by_field(api: Api, task: JSON, field: str
         ({"mode": "poll", "options": {"name": "x"}}, "options.name"),
     ],
 )
-async def test_an_inbox_has_options_of_its_own(api: Api, body: JSON, field: str) -> None:
+async def test_an_inbox_has_its_own_options(api: Api, body: JSON, field: str) -> None:
     assert_problem(await api.post("/v1/endpoints", body), 422, field)
 
 
@@ -249,7 +249,7 @@ async def test_an_inbox_that_asks_everyone_asks_those_who_may_use_it(
 
 
 async def kinds(api: Api) -> list[str]:
-    """Of the events in the outbox, in their order."""
+    """The kinds of the events in the outbox, in their order."""
     return [row.kind for row in await api.rows("SELECT kind FROM operational_event ORDER BY gid")]
 
 
@@ -258,7 +258,7 @@ def timers(api: Api) -> TaskTimers:
 
 
 async def be_due(api: Api, gid: str) -> PullCheck:
-    """Let the due date of a task be past. Returns what its workflow asks."""
+    """Set the due date of a task to the past. Returns the check that its workflow makes."""
     await api.change_rows("UPDATE task SET due_at = '2026-01-01 00:00:00.000000' WHERE gid = :gid", gid=gid)
     return await check_of(api, gid)
 
@@ -288,7 +288,7 @@ async def test_a_task_can_be_declined_by_its_due_date(api: Api) -> None:
     assert (await delivery_of(api, gid))["deadLetterReason"] == "declined"
 
 
-async def test_a_timer_beside_a_decision_does_nothing(api: Api) -> None:
+async def test_a_timer_that_fires_after_a_decision_does_nothing(api: Api) -> None:
     gid = await ask(api)
     ok(await decide(api, gid, APPROVE))
     assert (await timers(api).check(await be_due(api, gid))).status is DeliveryStatus.DELIVERED

@@ -26,8 +26,8 @@ async def test_a_workflow_keeps_the_timers_until_the_decision(live: Live) -> Non
     await assert_eventually(waits)
     assert ok(await live.api.get(f"/v1/deliveries/{gid}/live"))["waitingFor"] == "a person"
     (task,) = [row for row in ok(await live.api.get("/v1/tasks"))["data"] if row["deliveryGid"] == gid]
-    answer = {"outcome": "approved", "comment": "fine", "version": 1}
-    ok(await live.api.post(f"/v1/tasks/{task['taskGid']}/decide", answer))
+    decision = {"outcome": "approved", "comment": "fine", "version": 1}
+    ok(await live.api.post(f"/v1/tasks/{task['taskGid']}/decide", decision))
     result = await handle.result()
     assert result["status"] == "delivered"
     assert "Bob" not in (await handle.fetch_history()).to_json()

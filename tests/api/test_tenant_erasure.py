@@ -1,4 +1,4 @@
-"""Erasing a tenant: what callers see at once, and what is left at the end where everything really runs."""
+"""Erasing a tenant: what callers see at once, and what is left at the end with all processes running."""
 
 from datetime import timedelta
 
@@ -32,7 +32,7 @@ async def erase(api: Api, gid: str) -> None:
     assert response.status_code == 202, response.text
 
 
-async def test_a_tenant_is_gone_as_soon_as_it_is_answered_although_temporal_is_away(api: Api) -> None:
+async def test_a_tenant_is_gone_as_soon_as_its_erasure_returns_even_without_temporal(api: Api) -> None:
     await api.channel()
     endpoint = await api.endpoint(channel="orders", tenant="acme")
     other = await api.endpoint(channel="orders", tenant="other")
@@ -50,7 +50,7 @@ async def test_a_tenant_is_gone_as_soon_as_it_is_answered_although_temporal_is_a
     assert again["tenant"] == "acme" and await gid_of(api, "acme") != gid
 
 
-async def test_its_keys_are_refused_and_one_entry_tells_of_it_by_gid(api: Api) -> None:
+async def test_keys_of_an_erased_tenant_are_refused_and_one_audit_entry_names_its_gid(api: Api) -> None:
     gid = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
     key = created(await api.post("/v1/api-keys", {"name": "of acme", "tenant": "acme"}))["key"]
     by_key = {"authorization": f"Bearer {key}"}
@@ -74,7 +74,7 @@ async def test_the_default_tenant_cannot_be_erased(api: Api) -> None:
     ok(await api.get(f"/v1/endpoints/{endpoint['endpointGid']}"))
 
 
-async def test_a_tenant_that_is_not_there_cannot_be_erased(api: Api) -> None:
+async def test_an_unknown_tenant_cannot_be_erased(api: Api) -> None:
     for gid in (f"ten_{UNKNOWN_SUFFIX}", "default"):
         assert_problem(await api.delete(f"/v1/tenants/{gid}"), 404)
 
@@ -84,8 +84,8 @@ async def busy(live: Live, tenant: str) -> tuple[JSON, dict[str, str]]:
     await live.api.channel(live.name, policy={"delaysSeconds": [3600]})
     endpoint = await live.api.endpoint(live.url, channel=live.name, tenant=tenant)
     gids = {}
-    for status, answer in {"dead_lettered": 422, "retrying": 500}.items():
-        live.receiver.respond(Response(answer, b"no"), path=live.path)
+    for status, code in {"dead_lettered": 422, "retrying": 500}.items():
+        live.receiver.respond(Response(code, b"no"), path=live.path)
         [delivery] = (await live.api.publish({"n": status}, live.name, tenant=tenant))["deliveries"]
         gids[status] = delivery["deliveryGid"]
         await live.wait_for_status(gids[status], status)
@@ -113,7 +113,7 @@ async def status_of(live: Live, workflow_id: str) -> WorkflowExecutionStatus | N
 
 
 @on_module
-async def test_in_the_end_nothing_is_left_of_it_and_nothing_was_sent(live: Live) -> None:
+async def test_an_erasure_removes_every_row_of_the_tenant_and_sends_nothing(live: Live) -> None:
     endpoint, gids = await busy(live, live.name)
     gid = await gid_of(live.api, live.name)
     sent = len(live.receiver.at(live.path))
@@ -146,7 +146,7 @@ async def test_a_dead_letter_of_a_tenant_that_is_being_erased_starts_no_workflow
 
 
 @on_module
-async def test_retention_goes_on_with_an_erasure_whose_start_was_lost(live: Live) -> None:
+async def test_retention_resumes_an_erasure_whose_start_was_lost(live: Live) -> None:
     await live.api.channel(live.name)
     await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
     gid = await gid_of(live.api, live.name)

@@ -1,4 +1,4 @@
-"""Tenants: made by name or by endpoints, renamed, and meant by their gid or their name."""
+"""Tenants: created by name or by endpoints, renamed, and addressed by gid or name."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from everhook.storage.tables import DEFAULT_TENANT_GID
 from testing.api import ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 
 
-async def test_a_tenant_is_made_shown_and_listed(api: Api) -> None:
+async def test_a_tenant_is_created_shown_and_listed(api: Api) -> None:
     tenant = created(await api.post("/v1/tenants", {"name": "acme"}))
 
     assert tenant["tenantGid"].startswith("ten_")
@@ -15,7 +15,7 @@ async def test_a_tenant_is_made_shown_and_listed(api: Api) -> None:
     assert [row["name"] for row in await api.walk("/v1/tenants", limit=1)] == ["acme", "default"]
 
 
-async def test_an_endpoint_makes_its_tenant_and_takes_one_that_is_there(api: Api) -> None:
+async def test_an_endpoint_creates_its_tenant_or_uses_an_existing_one(api: Api) -> None:
     tenant = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
     for named in ("acme", tenant, "globex"):
         await api.endpoint(tenant=named)
@@ -26,7 +26,7 @@ async def test_an_endpoint_makes_its_tenant_and_takes_one_that_is_there(api: Api
     )
 
 
-async def test_a_renamed_tenant_keeps_its_things(api: Api) -> None:
+async def test_a_renamed_tenant_keeps_its_resources(api: Api) -> None:
     await api.channel()
     endpoint = await api.endpoint(tenant="acme", channel="orders")
     tenant = ok(await api.get("/v1/tenants/acme"))["tenantGid"]
@@ -43,7 +43,7 @@ async def test_a_renamed_tenant_keeps_its_things(api: Api) -> None:
     assert ok(await api.patch("/v1/tenants/acme-inc", {"name": "acme-inc"})) == renamed
 
 
-async def test_what_was_cached_of_a_tenant_goes_with_its_name(api: Api) -> None:
+async def test_renaming_a_tenant_invalidates_its_cached_endpoints_and_routes(api: Api) -> None:
     await api.channel()
     await api.endpoint(tenant="acme", channel="orders")
     versions = "SELECT endpoint.version, routes_version FROM endpoint, channel WHERE channel.name = 'orders'"
@@ -57,7 +57,7 @@ async def test_what_was_cached_of_a_tenant_goes_with_its_name(api: Api) -> None:
 
 @ON_SHARED
 @pytest.mark.parametrize("name", ["default", f"ten_{UNKNOWN_SUFFIX}", DEFAULT_TENANT_GID])
-async def test_a_name_is_one_tenants_and_no_gid(shared: Api, name: str) -> None:
+async def test_a_name_belongs_to_one_tenant_and_is_not_a_gid(shared: Api, name: str) -> None:
     await shared.post("/v1/tenants", {"name": "globex"})
 
     assert_problem(await shared.post("/v1/tenants", {"name": name}), 409)
@@ -67,19 +67,19 @@ async def test_a_name_is_one_tenants_and_no_gid(shared: Api, name: str) -> None:
 
 @ON_SHARED
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 101, None])
-async def test_a_name_that_cannot_be_one_is_refused(shared: Api, name: str | None) -> None:
+async def test_an_invalid_name_is_refused(shared: Api, name: str | None) -> None:
     assert_problem(await shared.post("/v1/tenants", {"name": name}), 422, "name")
     assert_problem(await shared.patch("/v1/tenants/default", {"name": name}), 422, "name")
 
 
 @ON_SHARED
-async def test_an_endpoint_cannot_make_a_tenant_of_a_gid_that_nobody_has(shared: Api) -> None:
+async def test_an_endpoint_cannot_create_a_tenant_from_an_unknown_gid(shared: Api) -> None:
     body = {"url": "http://127.0.0.1:9999/", "tenant": f"ten_{UNKNOWN_SUFFIX}"}
     assert_problem(await shared.post("/v1/endpoints", body), 422, "tenant")
 
 
 @ON_SHARED
-async def test_a_tenant_that_is_being_erased_is_not_there(shared: Api) -> None:
+async def test_a_tenant_that_is_being_erased_is_not_found(shared: Api) -> None:
     created(await shared.post("/v1/tenants", {"name": "leaving"}))
     await shared.change_rows("UPDATE tenant SET erasing_since = '2026-01-31 12:00:00' WHERE name = 'leaving'")
 

@@ -47,7 +47,7 @@ async def events(api: Api, gid: str, **params: Any) -> list[JSON]:
 
 
 async def follow_kinds(api: Api, gid: str, until: str) -> list[str]:
-    """The kinds of the events of a stream, as the service has them, up to one of the kind `until`."""
+    """The kinds of the events of a stream, from the service, up to one of the kind `until`."""
     service, found = api.services.lifecycle, list[str]()
     stream = await service.follow(api.services.scope_of(None), Viewer(), gid, None, _always)
     async with aclosing(stream.events()) as arriving, asyncio.timeout(20):
@@ -84,7 +84,7 @@ async def test_a_sender_gets_the_result_of_the_acknowledgement(api: Api) -> None
     assert '"result":{"big": 12345678901234567890123, "invoice": "2026-0042"}' in text
 
 
-async def test_what_another_process_commits_is_noticed(api: Api) -> None:
+async def test_a_wait_notices_commits_of_another_process(api: Api) -> None:
     await api.channel()
     await pull_endpoint(api)
     gid = (await api.publish({"n": 1}))["messageGid"]
@@ -113,7 +113,7 @@ async def test_until_first_returns_with_one_of_two(api: Api) -> None:
     assert (await wait(api, gid))["outcome"] == "partly"
 
 
-async def test_a_message_to_nobody_is_settled(api: Api) -> None:
+async def test_a_message_without_receivers_is_settled(api: Api) -> None:
     await api.channel()
     found = await wait(api, (await api.publish({"n": 1}))["messageGid"])
     assert (found["state"], found["outcome"], found["deliveries"]) == ("settled", None, [])
@@ -125,7 +125,7 @@ async def test_a_bad_timeout_is_refused(api: Api, timeout: Any) -> None:
     assert problem["errors"][0]["field"] == "timeoutSeconds"
 
 
-async def test_a_publisher_sees_its_own_messages_alone(api: Api) -> None:
+async def test_a_publisher_sees_only_its_own_messages(api: Api) -> None:
     await api.channel()
     await pull_endpoint(api)
     own, other, reader = await api.key("publish"), await api.key("publish"), await api.key("read")
@@ -162,7 +162,7 @@ async def tenant(api: Api, name: str) -> str:
     return name
 
 
-async def test_all_who_wait_share_a_query(api: Api) -> None:
+async def test_all_waiting_requests_share_one_query(api: Api) -> None:
     await api.channel()
     await pull_endpoint(api)
     gids = [(await api.publish({"n": n}))["messageGid"] for n in range(20)]
@@ -183,7 +183,7 @@ async def test_all_who_wait_share_a_query(api: Api) -> None:
     await asyncio.wait(waiting)
 
 
-async def test_more_than_the_limit_are_asked_to_come_back(api: Api) -> None:
+async def test_waits_beyond_the_limit_get_a_429_with_retry_after(api: Api) -> None:
     await api.channel()
     await pull_endpoint(api)
     gid = (await api.publish({"n": 1}))["messageGid"]

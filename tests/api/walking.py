@@ -1,4 +1,4 @@
-"""Walking the OpenAPI document: every operation, with its ids filled in. What the walk cannot fill fails its test."""
+"""Walking the OpenAPI document: every operation, with its ids filled in. An unknown field fails the test."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ KIND_OF_PATH = {
     "tasks": "task",
     "tenants": "tenant_gid",
 }
-"""What a gid, or a name, in a path is of: the segment before it says so."""
+"""The kind of a gid, or a name, in a path, by the segment before it."""
 
 KIND_OF_FIELD = {
     "endpoint": "endpoint",
@@ -43,7 +43,7 @@ KIND_OF_FIELD = {
     "subject": "endpoint",
     "tenant": "tenant",
 }
-"""Which query parameters and fields of bodies name things of tenants."""
+"""The query parameters and fields of bodies that name resources of tenants."""
 
 NEUTRAL_PARAMETERS = {
     "action", "actor", "consumer", "leaseSeconds", "waitSeconds", "timeoutSeconds", "prefetch", "Last-Event-ID",
@@ -53,7 +53,7 @@ NEUTRAL_PARAMETERS = {
 SAMPLES: JSON = {
     "channel": "orders", "from": 1, "payload": {"n": 1}, "policy": None, "to": 1, "type": "order.created",
 }  # fmt: skip
-"""Values for what must be given and has no example in the document."""
+"""Values for required fields that have no example in the document."""
 
 PUBLISHING = {
     "/v1/channels/{name}/messages",
@@ -62,20 +62,20 @@ PUBLISHING = {
     "/v1/messages/{gid}/cancel",
 }
 TRYING = {"/v1/subscriptions/test"}
-"""What changes nothing, although it is sent with POST."""
+"""Operations that change nothing, although they are POST."""
 PULLING = "/v1/endpoints/{gid}/"
 RECEIVING = {PULLING + "poll", PULLING + "acks", PULLING + "stream"}
-"""What consumers do: it changes deliveries as their receivers do, not as operators do."""
+"""Operations of consumers: they change deliveries as receivers do, not as operators do."""
 OF_PULLED = RECEIVING | {PULLING + "queue"}
 FOLLOWING = "/v1/messages/{gid}/"
 WAITING = {FOLLOWING + "wait"}
 OF_CHANNELS = {"/v1/channels/{name}/replay"}
 REPLAYING = OF_CHANNELS | {FOLLOWING + "redeliver", "/v1/batches/{gid}/cancel"}
-"""What a publisher may ask for, of its own messages."""
+"""Operations that a publisher may call, for its own messages."""
 OF_SENDERS = WAITING | {FOLLOWING + "events", FOLLOWING + "events/stream", "/v1/batches", "/v1/batches/{gid}"}
-"""What a publisher may read, of its own messages."""
-TELLTALE = ("gid", "tenant", "endpoint", "delivery")
-"""A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known to be no id."""
+"""Operations that a publisher may read, for its own messages."""
+SIGNS_OF_IDS = ("gid", "tenant", "endpoint", "delivery")
+"""A field of a body with one of these in its name must be in `KIND_OF_FIELD`, or be known not to be an id."""
 
 JWS = "eyJhbGciOiJFZERTQSJ9.e30.AAAA"
 
@@ -84,7 +84,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class World:
-    """One tenant with one of everything. Without rows: the same ids, which no tenant has."""
+    """One tenant with one resource of each kind; or ids of the same form that no tenant has."""
 
     ids: dict[str, str]
 
@@ -169,7 +169,7 @@ class Operation:
     def _is_id(self, name: str) -> bool:
         if name in KIND_OF_FIELD:
             return True
-        assert not any(sign in name.lower() for sign in TELLTALE), f"{self.name}: what is the field {name}?"
+        assert not any(sign in name.lower() for sign in SIGNS_OF_IDS), f"{self.name}: what is the field {name}?"
         return False
 
     def _fields(self) -> JSON:
@@ -194,7 +194,7 @@ class Operation:
         return SAMPLES[name]
 
     def _schema(self) -> JSON:
-        """Of the body; of one message, where many are published."""
+        """The fields of the body; those of one message, where many are published."""
         content = self.spec.get("requestBody", {}).get("content", {}).get("application/json", {})
         schema: JSON = content.get("schema", {})
         for choice in schema.get("anyOf", []):
@@ -280,7 +280,7 @@ async def make_world(api: Api, tenant: str) -> World:
     )
 
 
-def of_nobody(tenant: str) -> World:
+def of_no_tenant(tenant: str) -> World:
     """Ids of the same form that no tenant has. Names are as long as those they are compared with."""
     kinds = {
         "attempt": Kind.ATTEMPT,

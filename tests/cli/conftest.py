@@ -1,6 +1,6 @@
 """A real API on a real port with a real Temporal, workers and a receiver, shared by a module; and commands that use it.
 
-Commands run in this process, in a thread: as `everhook` runs them, less the start of an interpreter.
+Commands run in this process, in a thread: as `everhook` runs them, without the start of an interpreter.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Everhook:
         return result
 
     async def json(self, *arguments: str) -> Any:
-        """What a command that succeeds prints with `--json`; on standard output there is nothing else."""
+        """The JSON that a successful command prints with `--json`; standard output has nothing else."""
         return (await self.ok(*arguments, "--json")).json
 
 
@@ -102,7 +102,7 @@ async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 class _WithoutLifespan:
-    """The lifespan is over the test's own: see `running_api`."""
+    """The lifespan is managed by the test: see `running_api`."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -119,7 +119,7 @@ class _WithoutLifespan:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty directory and an environment that says nothing."""
+    """An empty directory and an environment without settings."""
     for name in ("EVERHOOK_URL", "EVERHOOK_API_KEY", "EVERHOOK_PROFILE", "COLUMNS", "WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

@@ -1,4 +1,4 @@
-"""`everhook keys` and the key that `everhook serve` wants, as they are typed."""
+"""`everhook keys`, and the key that `everhook serve` requires, from the command line."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ def actions(database_url: str) -> list[tuple[str, str]]:
     return asyncio.run(ask())
 
 
-def test_a_key_is_alone_on_standard_output_and_opens(run: Run, database_url: str) -> None:
+def test_a_created_key_is_the_only_output_and_is_valid(run: Run, database_url: str) -> None:
     status, out, err = run("keys", "create", "--name", "first", "--scope", "admin", "--scope", "publish")
 
     assert status == 0
@@ -105,7 +105,7 @@ def test_a_tenants_key_that_expires_as_json(run: Run, database_url: str) -> None
     assert holder is not None and made["scopes"] == [f"tenant:{holder.tenant_gid}"]
 
 
-def test_keys_are_listed_without_themselves_and_revoked_at_once(run: Run, database_url: str) -> None:
+def test_keys_are_listed_without_their_secrets_and_revoked_at_once(run: Run, database_url: str) -> None:
     _, out, _ = run("keys", "create", "--name", "first", "--scope", "read")
     key = out.strip()
     gid = key[:29]
@@ -130,14 +130,14 @@ def test_keys_are_listed_without_themselves_and_revoked_at_once(run: Run, databa
         (["revoke", "ek_1"], "There is no API key ek_1"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_status_2(run: Run, arguments: list[str], message: str) -> None:
+def test_an_invalid_argument_is_one_line_and_status_2(run: Run, arguments: list[str], message: str) -> None:
     status, _, err = run("keys", *arguments)
 
     assert status == 2
     assert message in err and len(err.splitlines()) == 1
 
 
-def test_without_a_schema_it_says_what_to_do(run: Run, tmp_path: Path) -> None:
+def test_without_a_schema_the_command_says_what_to_do(run: Run, tmp_path: Path) -> None:
     (tmp_path / "everhook.db").unlink()
 
     for arguments in (["keys", "list"], ["serve"]):

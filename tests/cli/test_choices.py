@@ -23,7 +23,7 @@ from everhook.storage.tables import TaskState
         (options.PolicyOptions, "preset", StrEnum("Preset", list(PRESETS))),
     ],
 )
-def test_what_an_option_may_be_is_what_the_api_takes(group: type[Any], field: str, values: type[StrEnum]) -> None:
+def test_the_choices_of_an_option_are_those_of_the_api(group: type[Any], field: str, values: type[StrEnum]) -> None:
     assert set(_choices(get_type_hints(group)[field])) == {value.value for value in values}
 
 

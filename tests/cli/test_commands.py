@@ -24,7 +24,7 @@ UNKNOWN = "01m83prhbfe23sdyzab24cmhby"
 
 @pytest.fixture
 def path() -> str:
-    """A path of the receiver that is this test's own."""
+    """A path of the receiver for this test alone."""
     return f"/{uuid4().hex[:12]}"
 
 
@@ -48,7 +48,7 @@ async def publish(everhook: Everhook, channel: str, payload: str = "{}", *option
 
 
 async def dead_lettered(everhook: Everhook, live: Live, channel: str, count: int = 1) -> list[str]:
-    """That many dead letters; the receiver must refuse."""
+    """Publish messages and wait until they are dead letters; the receiver must refuse. Returns the gids."""
     gids = [(await publish(everhook, channel))["deliveries"][0]["deliveryGid"] for _ in range(count)]
     for gid in gids:
         await everhook("deliveries", "watch", gid)
@@ -178,10 +178,10 @@ async def test_an_endpoint_has_circuit_settings_limits_and_alerts(everhook: Ever
     assert await everhook.json("dead-letters", "list", "--subscription", made["subscriptionGid"]) == []
 
 
-async def test_the_url_of_an_endpoint_is_never_taken_for_that_of_the_api(
+async def test_the_url_of_an_endpoint_is_never_used_as_that_of_the_api(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
-    """The API key goes to the API's address, and a customer's URL must not become that."""
+    """The API key is sent to the API's address, and a customer's URL must not become that."""
     gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     moved = f"{at}/moved"
     changed = await everhook.json("endpoints", "update", gid, "--url", moved)
@@ -233,9 +233,7 @@ async def test_credentials_of_an_endpoint_are_read_from_a_file_and_not_printed(
     assert (await everhook.json("endpoints", "update", gid, "--no-auth"))["auth"] is None
 
 
-async def test_every_command_to_a_circuit_is_answered_with_the_new_state(
-    everhook: Everhook, at: str, channel: str
-) -> None:
+async def test_every_command_to_a_circuit_prints_the_new_state(everhook: Everhook, at: str, channel: str) -> None:
     gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
     states = {}
     for name in ("pause", "resume", "disable", "enable", "trip", "reset"):
@@ -267,7 +265,7 @@ async def test_a_subscription_from_creation_to_deletion(everhook: Everhook, at: 
     assert (await everhook("subscriptions", "show", gid)).status == 1
 
 
-async def test_an_update_of_nothing_is_a_wrong_use(everhook: Everhook) -> None:
+async def test_an_update_without_options_is_a_usage_error(everhook: Everhook) -> None:
     for command in ("channels", "endpoints", "subscriptions"):
         result = await everhook(command, "update", "x")
         assert result.status == 2 and "nothing to change" in result.err
@@ -299,7 +297,7 @@ async def test_a_message_is_published_for_later_with_metadata_and_cancelled(
         assert (await everhook("publish", channel, "{}", "--type", "a", *wrong)).status == 2
 
 
-async def test_waiting_for_what_is_not_delivered_ends_with_status_1(
+async def test_waiting_for_a_message_that_is_not_delivered_ends_with_status_1(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     await create_endpoint_for_receiver(everhook, at, channel)
@@ -319,7 +317,7 @@ async def test_the_same_idempotency_key_publishes_once(everhook: Everhook, at: s
     assert other.status == 1 and "(409)" in other.err
 
 
-async def test_a_payload_is_published_as_the_very_bytes_of_the_file(
+async def test_a_payload_is_published_byte_for_byte_from_its_file(
     everhook: Everhook, live: Live, at: str, path: str, channel: str, tmp_path: Path
 ) -> None:
     payload = b'{"a": 1.50, "a": 1e400, "big": 123456789012345678901234567890, "s": "\xc3\xa9\\u0007"}'
@@ -331,7 +329,7 @@ async def test_a_payload_is_published_as_the_very_bytes_of_the_file(
 
 
 @pytest.mark.parametrize("payload", ["", "{", '1, "tenant": "x"', "NaN1"])
-async def test_a_payload_that_is_no_json_is_refused_here(everhook: Everhook, payload: str) -> None:
+async def test_a_payload_that_is_not_json_is_refused_by_the_command(everhook: Everhook, payload: str) -> None:
     result = await everhook("publish", "orders", payload)
     assert result.status == 2 and "the payload is not JSON" in result.err
 
@@ -460,7 +458,7 @@ async def test_a_bulk_replay_counts_asks_and_follows_the_batch(
 
 
 async def _indexed(live: Live, channel: str, count: int) -> None:
-    """Temporal's index follows a moment behind."""
+    """Temporal's index is updated a moment later."""
 
     async def found() -> None:
         query = f'Channel = "{channel}" AND DeliveryStatus = "dead_lettered"'
@@ -475,8 +473,8 @@ async def test_a_purge_of_some_leaves_the_others(
     await create_endpoint_for_receiver(everhook, at, channel)
     live.receiver.respond(400, path=path)
     kept, *given_up = await dead_lettered(everhook, live, channel, 3)
-    answers = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--reason", "tests")
-    assert [answer["requested"] for answer in answers] == ["discard", "discard"]
+    results = await everhook.json("dead-letters", "purge", *given_up, "--yes", "--reason", "tests")
+    assert [result["requested"] for result in results] == ["discard", "discard"]
 
     async def only_one_left() -> None:
         listed = await everhook.json("dead-letters", "list", "--channel", channel)
@@ -486,12 +484,12 @@ async def test_a_purge_of_some_leaves_the_others(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--all", "--channel", "x"], ["dlv_1", "--all"], ["dlv_1", "--type", "x"]])
-async def test_which_dead_letters_has_to_be_said_in_one_way(everhook: Everhook, arguments: list[str]) -> None:
+async def test_dead_letters_have_to_be_selected_in_exactly_one_way(everhook: Everhook, arguments: list[str]) -> None:
     result = await everhook("dead-letters", "purge", *arguments, "--yes")
     assert result.status == 2 and "one of the three" in result.err
 
 
-async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
+async def test_an_endpoint_is_tested_by_a_message_to_that_endpoint_only(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     gid = (await create_endpoint_for_receiver(everhook, at, channel))["endpointGid"]
@@ -501,10 +499,10 @@ async def test_an_endpoint_is_tested_by_a_message_to_it_alone(
     assert (await everhook.json("endpoints", "test", gid))["status"] == "delivered"
 
 
-# Is all well?
+# Health
 
 
-async def test_health_says_which_endpoint_is_not_well_and_why(
+async def test_health_names_the_endpoints_that_are_unhealthy_and_why(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     gid = (await create_endpoint_for_receiver(everhook, at, channel, "--tenant", channel))["endpointGid"]
@@ -551,20 +549,20 @@ READY = {"ready": True, "database": "ok", "temporal": "ok"}
 
 @pytest.fixture
 def pretend(live: Live) -> Iterator[Callable[[str, int, Any], None]]:
-    """Have the receiver answer as an API in trouble would."""
+    """Have the receiver respond as an API with a failure would."""
     paths: list[str] = []
 
-    def answer(path: str, status: int, document: Any) -> None:
+    def respond(path: str, status: int, document: Any) -> None:
         paths.append(path)
         live.receiver.respond(Response(status, json.dumps(document).encode()), path=path)
 
-    answer("/version", 200, {"version": "9"})
-    yield answer
+    respond("/version", 200, {"version": "9"})
+    yield respond
     for path in paths:
         live.receiver.respond(200, path=path)
 
 
-async def test_status_with_temporal_down_is_wrong(plain: Everhook, live: Live, pretend: Any) -> None:
+async def test_status_with_temporal_down_is_a_failure(plain: Everhook, live: Live, pretend: Any) -> None:
     pretend("/readyz", 200, READY | {"temporal": "down"})
     pretend("/v1/health/overview", 200, overview())
     result = await plain("status", "--api-url", live.receiver.url)
@@ -572,7 +570,9 @@ async def test_status_with_temporal_down_is_wrong(plain: Everhook, live: Live, p
     assert "✗ Temporal" in result.out and "1 wrong" in result.out
 
 
-async def test_status_with_the_database_down_asks_it_nothing_more(plain: Everhook, live: Live, pretend: Any) -> None:
+async def test_status_with_the_database_down_makes_no_further_queries(
+    plain: Everhook, live: Live, pretend: Any
+) -> None:
     pretend("/readyz", 503, READY | {"ready": False, "database": "down"})
     result = await plain("status", "--api-url", live.receiver.url, "--json")
     assert result.status == 1
@@ -603,7 +603,7 @@ async def test_status_reports_what_the_overview_reports(plain: Everhook, live: L
 async def test_status_reports_overdue_deliveries(
     plain: Everhook, live: Live, pretend: Any, attempts: int, temporal: str, level: str, message: str
 ) -> None:
-    """With no worker there everything else looks well: Temporal has taken the workflows, and no attempt fails."""
+    """Without a worker everything else looks healthy: Temporal has accepted the workflows, and no attempt fails."""
     pretend("/readyz", 200, READY | {"temporal": temporal})
     late = {"overdue": {"count": 420, "oldestAcceptedAt": "2026-01-31T12:00:00Z"}}
     minutes = [{"attempts": 50}] * 57 + [{"attempts": attempts}] * 3
@@ -614,7 +614,7 @@ async def test_status_reports_overdue_deliveries(
 
 
 def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, Any]:
-    """As `GET /v1/health/overview` answers, as far as it is read."""
+    """A response of `GET /v1/health/overview`, with the fields that are read."""
     waiting = {"count": int(oldest is not None), "oldestAcceptedAt": oldest}
     return {
         "lastHour": {"attempts": 10, "successRate": successRate},
@@ -627,7 +627,7 @@ def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, A
     }
 
 
-# What goes wrong
+# Failures
 
 
 async def test_a_problem_names_its_fields(everhook: Everhook) -> None:
@@ -639,13 +639,13 @@ async def test_a_problem_names_its_fields(everhook: Everhook) -> None:
     assert [line.split(":")[0] for line in two.err.splitlines()[1:]] == ["  rateLimit", "  signatures[0]"]
 
 
-async def test_what_is_not_there_is_said(everhook: Everhook) -> None:
+async def test_an_unknown_resource_is_reported(everhook: Everhook) -> None:
     for command in ("endpoints", "subscriptions", "deliveries", "dead-letters"):
         result = await everhook(command, "show", f"dlv_{UNKNOWN}")
         assert result.status == 1 and UNKNOWN in result.err and "(404)" in result.err
 
 
-async def test_a_gid_that_is_a_path_reaches_nothing_else(everhook: Everhook) -> None:
+async def test_a_gid_that_is_a_path_does_not_reach_another_route(everhook: Everhook) -> None:
     for gid in ("", "..", "../channels", "x/../../channels"):
         result = await everhook("endpoints", "show", gid)
         assert result.status == 2 and "is neither a gid" in result.err
@@ -654,9 +654,7 @@ async def test_a_gid_that_is_a_path_reaches_nothing_else(everhook: Everhook) -> 
         assert result.status == 1 and f"There is no endpoint {gid}." in result.err
 
 
-async def test_a_key_that_is_refused_is_said_with_where_it_is_from(
-    everhook: Everhook, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refused_key_is_reported_with_its_source(everhook: Everhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERHOOK_API_KEY", "wrong")
     result = await everhook("channels", "list")
     assert result.status == 1 and "the key is from EVERHOOK_API_KEY" in result.err and "wrong" not in result.err
@@ -664,7 +662,7 @@ async def test_a_key_that_is_refused_is_said_with_where_it_is_from(
     assert "no key was given" in (await everhook("channels", "list")).err
 
 
-async def test_an_api_that_does_not_run_is_status_3_and_says_how_to_start_it(plain: Everhook) -> None:
+async def test_an_api_that_is_not_running_is_status_3_and_the_message_says_how_to_start_it(plain: Everhook) -> None:
     result = await plain("channels", "list", "--api-url", "http://127.0.0.1:1")
     assert result.status == 3
     assert "nothing listens at http://127.0.0.1:1 (from --api-url)" in result.err and "`everhook dev`" in result.err
@@ -677,13 +675,13 @@ async def test_another_server_at_that_address_is_detected(plain: Everhook, live:
     assert result.status == 1 and "but not like Everhook" in result.err
 
 
-# Strangers' text
+# Text of other parties
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] :boom: \x9b1m \u202eevil\r"
 
 
-async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
+async def test_the_response_of_an_endpoint_is_escaped_for_the_terminal(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     await create_endpoint_for_receiver(everhook, at, channel)
@@ -702,7 +700,7 @@ async def test_what_an_endpoint_answers_does_not_reach_the_terminal_as_it_is(
     assert document["attempts"][0]["responseBody"] == HOSTILE
 
 
-async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(plain: Everhook, live: Live) -> None:
+async def test_messages_of_the_api_are_escaped_for_the_terminal(plain: Everhook, live: Live) -> None:
     problem = json.dumps({"title": HOSTILE, "detail": HOSTILE, "errors": [{"field": HOSTILE, "message": HOSTILE}] * 2})
     live.receiver.respond(Response(422, problem.encode(), (("content-type", "application/problem+json"),)))
     result = await plain("channels", "list", "--api-url", live.receiver.url)
@@ -724,7 +722,7 @@ async def test_what_the_api_itself_says_does_not_reach_the_terminal_as_it_is(pla
         ("/v1/batches/x", models.Batch, ["batches", "show", "x"]),
     ],
 )
-async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
+async def test_every_field_of_a_response_is_escaped_for_the_terminal(
     plain: Everhook, live: Live, pretend: Any, path: str, shape: Any, arguments: list[str]
 ) -> None:
     pretend(path, 200, hostile(shape))
@@ -734,7 +732,7 @@ async def test_no_field_of_an_answer_reaches_the_terminal_as_it_is(
 
 
 def hostile(kind: Any, name: str = "") -> Any:
-    """An answer of that shape with the worst in every text. Moments are moments: those are parsed."""
+    """A response of that shape with hostile text in every string. Times stay times: those are parsed."""
     if name.endswith(("At", "Since", "Until", "until")):
         return "2026-01-31T12:00:00Z"
     kind = _of_union(kind)
@@ -755,7 +753,7 @@ def assert_sanitized(shown: str) -> None:
     assert [char for char in shown if not char.isprintable() and char != "\n"] == []
 
 
-async def test_numbers_beyond_a_double_are_shown_as_they_are_in_json(
+async def test_numbers_beyond_a_double_are_shown_as_written_in_json(
     everhook: Everhook, live: Live, at: str, path: str, channel: str
 ) -> None:
     await create_endpoint_for_receiver(everhook, at, channel)
@@ -807,6 +805,6 @@ async def test_without_a_key_or_an_api_a_hint_names_other_data_directories(plain
         assert result.status == status and "`. DIR/environment`" in result.err
 
 
-async def test_nothing_but_json_is_on_standard_output_also_where_it_fails(everhook: Everhook) -> None:
+async def test_with_json_a_failure_prints_nothing_to_standard_output(everhook: Everhook) -> None:
     result = await everhook("channels", "show", "nowhere", "--json")
     assert (result.status, result.out) == (1, "")

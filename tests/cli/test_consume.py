@@ -16,7 +16,7 @@ pytestmark = ON_SHARED
 
 
 async def queued(live: Live, count: int, **endpoint: Any) -> str:
-    """An endpoint that is streamed, on a channel of its own, with that many messages."""
+    """An endpoint that is streamed, on its own channel, with that many messages."""
     channel = f"c{len(await live.api.rows('SELECT 1 FROM channel'))}"
     await live.api.channel(channel)
     body = {"mode": "stream", "channel": channel, **endpoint}
@@ -88,7 +88,7 @@ def _assert_exists(file: Path) -> None:
     assert file.exists()
 
 
-async def test_what_cannot_be_consumed_is_an_error(live: Live, everhook: Everhook) -> None:
+async def test_consuming_from_a_webhook_or_an_unknown_endpoint_is_an_error(live: Live, everhook: Everhook) -> None:
     webhook = (await live.api.endpoint())["endpointGid"]
     result = await everhook("consume", "--endpoint", webhook)
     assert (result.status, "http" in result.err) == (1, True)

@@ -1,4 +1,4 @@
-"""Commands beside an `everhook dev` find what it runs on; what is not theirs to find they leave."""
+"""Commands in the directory of an `everhook dev` find its servers, and ignore settings of others."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def dev_runs_here(**changed: str) -> None:
     Path(".everhook/environment").write_text(environment_text({**DEV, **changed}))
 
 
-def test_what_dev_runs_on_is_found() -> None:
+def test_the_settings_of_a_running_dev_are_found() -> None:
     dev_runs_here()
     environment: dict[str, str] = {}
     assert adopt_environment(environment)
     assert environment == DEV
 
 
-def test_what_was_set_by_hand_stays() -> None:
+def test_variables_that_are_set_already_are_kept() -> None:
     dev_runs_here()
     environment = {"EVERHOOK_MASTER_KEYS": "new,a"}
     assert adopt_environment(environment)
@@ -38,7 +38,7 @@ def test_what_was_set_by_hand_stays() -> None:
 
 
 @pytest.mark.parametrize("name", ["EVERHOOK_DATABASE_URL", "TEMPORAL_ADDRESS"])
-def test_where_the_environment_names_another_it_is_left_alone(name: str) -> None:
+def test_an_environment_that_names_another_server_is_left_unchanged(name: str) -> None:
     dev_runs_here()
     environment = {name: "elsewhere"}
     assert not adopt_environment(environment)
@@ -53,18 +53,18 @@ def test_where_the_environment_names_another_it_is_left_alone(name: str) -> None
         ("EVERHOOK_DATABASE_URL", "postgresql://db.example.com/everhook"),
     ],
 )
-def test_a_file_that_leads_to_another_machine_is_not_believed(name: str, value: str) -> None:
+def test_a_file_that_names_another_machine_is_ignored(name: str, value: str) -> None:
     dev_runs_here(**{name: value})
     environment: dict[str, str] = {}
     assert not adopt_environment(environment)
     assert environment == {}
 
 
-def test_where_nothing_runs_nothing_is_found() -> None:
+def test_without_a_running_dev_nothing_is_found() -> None:
     assert not adopt_environment({})
 
 
-def test_a_file_that_no_shell_would_read_is_left_alone() -> None:
+def test_a_file_that_is_not_valid_shell_is_ignored() -> None:
     Path(".everhook").mkdir()
     Path(".everhook/environment").write_text("export A='open")
     assert not adopt_environment({})

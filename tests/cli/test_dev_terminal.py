@@ -1,4 +1,4 @@
-"""What `everhook dev` prints as things happen: a row has a name in each column, whatever it is about."""
+"""What `everhook dev` prints as things happen: a row of any event has a name in each column."""
 
 import io
 from datetime import UTC, datetime
@@ -23,17 +23,17 @@ def printed(event: EventNews) -> str:
 
 
 def event(kind: str) -> EventNews:
-    """One that is of no delivery and of no endpoint."""
+    """An event without a delivery and without an endpoint."""
     return EventNews(kind, NOW, DATA, delivery_gid=None, event_type=None, url=None, description=None)
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind in EventKind if kind is not EventKind.CHECKPOINT), "what.is_new"])
-def test_an_event_of_nothing_in_particular_has_no_blank_column(kind: str) -> None:
+def test_an_event_without_a_subject_has_no_blank_column(kind: str) -> None:
     row = printed(event(kind))[CLOCK_WIDTH:]
     assert row[:TYPE_WIDTH].strip() and row[TYPE_WIDTH + 2 :][:ENDPOINT_WIDTH].strip()
 
 
-def test_a_threshold_says_by_what_it_was_crossed() -> None:
+def test_a_threshold_shows_the_value_that_crossed_it() -> None:
     assert "raised: 12.0, the threshold is 10" in printed(event(EventKind.DEAD_LETTERS))
 
 

@@ -1,4 +1,4 @@
-"""The feed behind `everhook dev`: news is reported once, in the order of commits."""
+"""The feed of `everhook dev`: news is reported once, in the order of commits."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -81,7 +81,7 @@ async def test_an_attempt_with_an_old_id_is_reported_when_it_is_committed(databa
     assert [attempt.number for attempt in (await feed.news(10)).attempts] == [1]
 
 
-async def test_what_is_beyond_the_limit_is_counted_and_skipped(database: Database) -> None:
+async def test_news_beyond_the_limit_is_counted_and_skipped(database: Database) -> None:
     feed = Feed(database)
     for number in range(1, 6):
         await attempt(database, number)
@@ -91,7 +91,7 @@ async def test_what_is_beyond_the_limit_is_counted_and_skipped(database: Databas
     assert (await feed.news(2)).skipped == 0
 
 
-async def test_an_event_comes_with_what_it_is_about(database: Database) -> None:
+async def test_an_event_comes_with_its_subject(database: Database) -> None:
     feed = Feed(database)
     async with database.writing() as session:
         record_event(session, "endpoint.circuit_opened", endpoint_gid=ENDPOINT, data={"failures": 5})

@@ -1,4 +1,4 @@
-"""Moments as people read them."""
+"""Formatting of times."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +11,6 @@ from cli.formatting import seen
     ("seconds", "message"),
     [(0, "within a minute"), (59, "within a minute"), (61, "1 min ago"), (200, "3 min ago"), (7_300, "2.0 h ago")],
 )
-def test_what_is_counted_by_the_minute_is_shown_by_the_minute(seconds: int, message: str) -> None:
+def test_times_with_a_resolution_of_minutes_are_shown_in_minutes(seconds: int, message: str) -> None:
     """A failure 5 seconds ago is in a minute that began up to 59 seconds before."""
     assert seen((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()) == message

@@ -1,4 +1,4 @@
-"""Every command: it has examples that are right, `--json`, and is known without importing what it does."""
+"""Every command has valid examples and `--json`, and is listed without importing its implementation."""
 
 import re
 import shlex
@@ -14,12 +14,12 @@ from cli.main import app, run
 
 RUNS = {"migrate", "setup", "serve", "worker", "dev"}
 PRINTS_JSON = {("receipts", "extract")}
-"""They run Everhook and answer nothing."""
+"""They run Everhook and print no result."""
 HEAVY = ("httpx", "pydantic", "temporalio", "sqlalchemy", "cryptography", "fastapi", "uvicorn", "structlog")
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All commands, with where they stand."""
+    """All commands, with their paths."""
     children: Mapping[str, Any] = getattr(group or typer.main.get_command(app), "commands")  # noqa: B009 - of a Group
     for name, command in children.items():
         if hasattr(command, "commands"):
@@ -32,7 +32,7 @@ ALL = dict(commands())
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
-def test_a_command_has_json_a_help_and_examples_of_itself(path: tuple[str, ...]) -> None:
+def test_every_command_has_json_output_help_and_examples(path: tuple[str, ...]) -> None:
     command = ALL[path]
     has_json = "--json" in {option for parameter in command.params for option in parameter.opts}
     assert has_json or path[0] in RUNS or path in PRINTS_JSON
@@ -49,12 +49,12 @@ def _examples(command: Any) -> list[str]:
     return [line.strip().replace("\\[", "[") for line in command.epilog.splitlines() if "everhook" in line]
 
 
-def test_help_imports_nothing_that_does_the_work() -> None:
+def test_help_does_not_import_the_implementation() -> None:
     code = f"import sys, cli.main; print([name for name in {HEAVY} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_help_is_of_one_piece_at_80_columns() -> None:
+def test_help_fits_80_columns() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "cli", "--help"],
         env={"COLUMNS": "80"},

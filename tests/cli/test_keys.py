@@ -1,4 +1,4 @@
-"""`everhook keys`, and the processes that do not start without master keys: as a person runs them."""
+"""`everhook keys`, and the processes that do not start without master keys, from the command line."""
 
 import asyncio
 import shutil
@@ -60,7 +60,9 @@ def database_url(migrated: Path, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("command", [["serve"], ["worker"], ["keys", "rotate-master"]], ids=lambda command: command[-1])
 @pytest.mark.parametrize("keys", ["", "hunter2"], ids=["missing", "malformed"])
-async def test_without_master_keys_it_is_one_line_and_no_start(tmp_path: Path, command: list[str], keys: str) -> None:
+async def test_without_master_keys_serve_prints_one_line_and_does_not_start(
+    tmp_path: Path, command: list[str], keys: str
+) -> None:
     process = everhook(tmp_path, *command, EVERHOOK_MASTER_KEYS=keys)
     process.start()
     assert await process.wait(timeout=20) == 2, process.tail()
@@ -73,7 +75,9 @@ async def test_without_master_keys_it_is_one_line_and_no_start(tmp_path: Path, c
     ("command", "setting"),
     [("serve", "EVERHOOK_PORT"), ("serve", "EVERHOOK_METRICS_PORT"), ("worker", "EVERHOOK_METRICS_PORT")],
 )
-async def test_a_port_that_is_taken_is_one_line_and_no_start(tmp_path: Path, command: str, setting: str) -> None:
+async def test_with_its_port_taken_serve_prints_one_line_and_does_not_start(
+    tmp_path: Path, command: str, setting: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         env = {"EVERHOOK_MASTER_KEYS": new_master_key(), "EVERHOOK_ISSUER": "hooks.example.com", setting: str(port)}
@@ -109,7 +113,7 @@ async def test_a_rotation_of_the_master_key_reports_counts_and_when_old_keys_are
     await database.close()
 
 
-async def test_headers_of_a_release_before_are_encrypted_as_well(here: Here, database_url: str) -> None:
+async def test_headers_of_an_earlier_release_are_encrypted_as_well(here: Here, database_url: str) -> None:
     database, key = Database(database_url), new_master_key()
     endpoint = await Store(database, KeyRing([key])).endpoint()
     async with database.writing() as session:
@@ -122,7 +126,7 @@ async def test_headers_of_a_release_before_are_encrypted_as_well(here: Here, dat
     await database.close()
 
 
-async def test_what_is_left_is_reported_with_the_missing_key(here: Here, database_url: str) -> None:
+async def test_rows_that_cannot_be_rotated_are_reported_with_the_missing_key(here: Here, database_url: str) -> None:
     database = Database(database_url)
     await Store(database).endpoint()
     await database.close()

@@ -1,4 +1,4 @@
-"""Commands that run for a while, as real processes: what they print, how they end, and what they leave behind."""
+"""Commands that run for a while, as real processes: what they print, how they end, and what they leave over."""
 
 import asyncio
 import contextlib
@@ -116,7 +116,7 @@ async def test_a_receiver_verifies_requests_and_responds_as_configured() -> None
     assert all(line.isascii() for line in receiver.out)
 
 
-async def test_a_receiver_prints_what_came_without_what_a_terminal_would_obey() -> None:
+async def test_a_receiver_prints_requests_without_terminal_control_sequences() -> None:
     port = free_port()
     async with running("http://127.0.0.1:1", "receive", "--port", str(port), "--count", "2") as receiver:
         await receiver.says("not verifying signatures", aside=True)
@@ -131,7 +131,7 @@ async def test_a_receiver_prints_what_came_without_what_a_terminal_would_obey() 
     assert "\x1b" not in printed
 
 
-async def test_a_receiver_with_a_channel_makes_an_endpoint_checks_it_and_deletes_it(live: Live) -> None:
+async def test_a_receiver_with_a_channel_creates_an_endpoint_checks_it_and_deletes_it(live: Live) -> None:
     await live.api.channel("received")
     port = str(free_port())
     async with running(live.url, "receive", "--port", port, "--channel", "received", "--status", "500,200") as receiver:
@@ -178,7 +178,7 @@ async def _endpoints(live: Live, channel: str) -> list[str]:
 # simulate
 
 
-async def test_a_simulation_delivers_everything_measures_it_and_leaves_nothing(live: Live) -> None:
+async def test_a_simulation_delivers_everything_measures_it_and_cleans_up(live: Live) -> None:
     before = await _counts(live)
     async with running(live.url, "simulate", "--rate", "20", "--count", "30", "--json") as simulation:
         assert await simulation.ended() == 0
@@ -191,7 +191,7 @@ async def test_a_simulation_delivers_everything_measures_it_and_leaves_nothing(l
     assert await _counts(live) == before
 
 
-async def test_a_simulation_of_trouble_ends_with_status_1_and_clears_up(live: Live) -> None:
+async def test_a_simulation_with_failures_ends_with_status_1_and_cleans_up(live: Live) -> None:
     before = await _counts(live)
     options = ["--rate", "20", "--count", "4", "--status", "400", "--drain", "5"]
     async with running(live.url, "simulate", *options) as simulation:
@@ -210,7 +210,7 @@ async def test_a_simulation_that_is_interrupted_says_what_it_saw(live: Live) -> 
     assert await _counts(live) == before
 
 
-async def test_a_simulation_may_publish_to_a_channel_that_is_there(live: Live) -> None:
+async def test_a_simulation_may_publish_to_an_existing_channel(live: Live) -> None:
     await live.api.channel("lively")
     await live.api.endpoint(live.receiver.url_for("/lively"), channel="lively")
     async with running(live.url, "simulate", "--rate", "20", "--count", "5", "--channel", "lively", "--json") as run:
@@ -235,14 +235,14 @@ async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live) 
     assert [b'"own": 1' in arrival.body for arrival in live.receiver.at("/strict")] == [True, True]
 
 
-async def test_a_simulation_on_a_channel_that_is_not_there_says_so(live: Live) -> None:
+async def test_a_simulation_on_an_unknown_channel_says_so(live: Live) -> None:
     async with running(live.url, "simulate", "--count", "1", "--channel", "nowhere") as simulation:
         assert await simulation.ended() == 1
     assert any("There is no channel nowhere. (404)" in line for line in simulation.out)
 
 
 async def _counts(live: Live) -> dict[str, int]:
-    """What a simulation must not leave behind."""
+    """What a simulation has to remove."""
     return {
         "channels": await live.api.count("channel"),
         "endpoints": len(await live.api.walk("/v1/endpoints", limit=500)),
@@ -300,7 +300,7 @@ async def diagnose(tmp_path: Path, env: dict[str, str]) -> tuple[int, dict[str, 
     return process.returncode, {finding["name"]: finding for finding in json.loads(out)["findings"]}
 
 
-async def test_a_doctor_finds_a_stack_that_runs_in_good_health(live: Live, tmp_path: Path) -> None:
+async def test_the_doctor_reports_a_running_stack_as_healthy(live: Live, tmp_path: Path) -> None:
     status, findings = await diagnose(tmp_path, doctor_env(live))
     assert status == 0, findings
     assert {name for name, finding in findings.items() if finding["level"] != "ok"} == {"egress rules"}
@@ -319,11 +319,11 @@ async def test_the_doctor_finds_what_is_missing_and_how_to_fix_it(live: Live, tm
     assert "everhook migrate" in findings["database"]["fix"]
     assert findings["Temporal"]["detail"].endswith("cannot be reached: Connection refused")
     assert "hunter2" not in json.dumps(findings)
-    assert os.listdir(tmp_path) == [], "it looks and makes nothing"
+    assert os.listdir(tmp_path) == [], "the doctor creates nothing"
 
 
 async def test_the_doctor_finds_servers_that_do_not_respond(live: Live, tmp_path: Path) -> None:
-    """As a process that was stopped, or a disk that hangs: connections are taken, and that is all."""
+    """Servers like a stopped process or a hanging disk: connections are accepted, and nothing else happens."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         database = f"postgresql://everhook@{address}/everhook"
@@ -349,7 +349,7 @@ async def test_the_doctor_finds_missing_setup(live: Live, tmp_path: Path) -> Non
     assert findings["workers"]["level"] == "skipped"
 
 
-async def test_a_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_master_key(
+async def test_the_doctor_finds_a_paused_schedule_missing_workers_and_a_lost_master_key(
     live: Live, tmp_path: Path
 ) -> None:
     await live.api.endpoint(live.receiver.url)

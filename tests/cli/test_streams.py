@@ -1,4 +1,4 @@
-"""`everhook` with the standard streams and the arguments that a shell may hand it: one line, and never a traceback."""
+"""`everhook` with closed streams and unusual arguments from a shell: one line of error, and no traceback."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def test_a_command_ends_with_a_line_that_says_what_is_wrong(
     assert result.returncode == status
 
 
-def test_a_pipe_that_is_closed_early_is_no_failure_to_tell(tmp_path: Path) -> None:
+def test_a_pipe_that_is_closed_early_is_not_reported(tmp_path: Path) -> None:
     assert everhook(tmp_path, "everhook --help | true").stderr == b""
 
 

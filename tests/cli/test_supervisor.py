@@ -1,4 +1,4 @@
-"""The parent of several processes, with processes that misbehave in ways that our servers do not."""
+"""The parent of several processes, with child processes that misbehave."""
 
 import signal
 import sys

@@ -34,7 +34,7 @@ def found(url: str | None = None, profile: str | None = None, **environment: str
     return target.url, target.api_key
 
 
-def test_with_nothing_said_it_is_the_default_port_of_this_machine() -> None:
+def test_the_default_target_is_the_default_port_of_this_machine() -> None:
     assert found() == (DEFAULT_URL, None)
 
 
@@ -43,19 +43,19 @@ def test_an_everhook_dev_in_this_directory_is_found_with_its_key() -> None:
     assert found() == ("http://127.0.0.1:8081", "key-of-dev")
 
 
-def test_an_everhook_dev_here_is_nearer_than_the_current_profile() -> None:
+def test_an_everhook_dev_in_this_directory_wins_over_the_current_profile() -> None:
     keep("production", production=Profile("https://production.test", "key-of-production"))
     dev_runs_here()
     assert found() == ("http://127.0.0.1:8081", "key-of-dev")
 
 
-def test_a_directory_that_names_another_machine_is_not_believed() -> None:
+def test_a_directory_that_names_another_machine_is_ignored() -> None:
     dev_runs_here("http://attacker.test")
     assert found() == (DEFAULT_URL, None)
     assert found(EVERHOOK_API_KEY="key-of-env")[0] == DEFAULT_URL
 
 
-def test_the_current_profile_is_used_where_nothing_else_is_said() -> None:
+def test_the_current_profile_is_used_if_nothing_else_is_given() -> None:
     keep("production", production=Profile("https://production.test/", "key-of-production"))
     assert found() == ("https://production.test", "key-of-production")
 
@@ -79,14 +79,14 @@ def test_an_option_wins_over_the_environment() -> None:
     assert found("http://option.test", "staging", **ENVIRONMENT) == ("http://option.test", "key-of-staging")
 
 
-def test_a_kept_key_goes_to_no_other_address_than_its_own() -> None:
+def test_a_stored_key_is_sent_only_to_its_own_address() -> None:
     keep("production", production=Profile("https://production.test", "key-of-production"))
     dev_runs_here()
     assert found("http://other.test") == ("http://other.test", None)
     assert found(EVERHOOK_URL="http://other.test") == ("http://other.test", None)
 
 
-def test_a_profile_that_is_not_there_is_named_with_those_that_are() -> None:
+def test_an_unknown_profile_is_reported_with_the_known_ones() -> None:
     keep(staging=Profile("https://staging.test"))
     with pytest.raises(UsageError, match=r"no profile production \(there are: staging\)"):
         found(profile="production")
@@ -96,13 +96,13 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are() -> None:
     "url",
     ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x:0:1", "http://u:p@x", "http://x/?a=b", "http://x\x1b[2J/"],
 )
-def test_what_is_no_address_is_refused_and_says_where_it_is_from(url: str) -> None:
+def test_an_invalid_address_is_refused_with_its_source(url: str) -> None:
     with pytest.raises(UsageError, match="--api-url"):
         found(url)
 
 
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "tab\tbed"])
-def test_what_is_no_key_is_refused_without_being_shown(key: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(UsageError, match="EVERHOOK_API_KEY") as refusal:
         found(EVERHOOK_API_KEY=key)
     assert key not in str(refusal.value)
@@ -111,7 +111,7 @@ def test_what_is_no_key_is_refused_without_being_shown(key: str) -> None:
 # The config file
 
 
-def test_profiles_are_kept_for_their_owner_alone_and_read_again() -> None:
+def test_profiles_are_stored_readable_only_by_their_owner_and_read_again() -> None:
     config = Config("b", {"a": Profile("http://a.test", 'quotes " and \\'), "b": Profile("https://b.test/ü")})
     file = profiles.save(config)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -154,7 +154,7 @@ async def test_profiles_are_set_listed_used_and_removed(plain: Everhook, monkeyp
 
 
 async def set_profile(everhook: Everhook, monkeypatch: pytest.MonkeyPatch, name: str, key: str) -> None:
-    """The key comes on standard input, where it is in no list of processes."""
+    """The key is read from standard input, where it is not visible in the list of processes."""
     reading, writing = os.pipe()
     os.write(writing, key.encode() + b"\n")
     os.close(writing)

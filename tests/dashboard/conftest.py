@@ -1,4 +1,4 @@
-"""One live stack for all that a browser does: Temporal, workers, a receiver, the API on a socket, and Chromium.
+"""One live stack for the browser tests: Temporal, workers, a receiver, the API on a socket, and Chromium.
 
 `pages` needs neither a browser nor Temporal: it asks for pages as a signed-in browser would.
 """
@@ -63,7 +63,7 @@ class Pages:
         return await self.http.get(path)
 
     async def token(self, path: str = "/") -> str:
-        """That of the forms of a page."""
+        """The form token of a page."""
         return (await self.get(path)).text.partition('name="form_token" value="')[2].partition('"')[0]
 
     async def send(self, path: str, **fields: Any) -> httpx.Response:
@@ -81,14 +81,14 @@ async def browsing(api: Api) -> AsyncIterator[Pages]:
 
 @pytest_asyncio.fixture
 async def pages(migrated_file: Path, tmp_path: Path) -> AsyncIterator[Pages]:
-    """Nobody is signed in yet; Temporal is stopped."""
+    """No user is signed in yet; Temporal is stopped."""
     async with running_api(copied(migrated_file, tmp_path)) as api, browsing(api) as found:
         yield found
 
 
 @dataclass
 class Stage:
-    """Everything real. `scenery` has filled the database with a day of other people's traffic."""
+    """Everything real. `scenery` has filled the database with a day of traffic of other tenants."""
 
     url: str
     api: Api
@@ -189,7 +189,7 @@ async def serve(database_url: str, directory: Path) -> AsyncIterator[tuple[Proce
 
 
 async def count_bytes(session: CDPSession) -> list[float]:
-    """Forget what the browser keeps; the sizes, as they come, of all that it loads from now on."""
+    """Clear the browser's cache; returns the list to which the sizes of all further loads are added."""
     received: list[float] = []
     await session.send("Network.clearBrowserCache")
     await session.send("Network.enable")

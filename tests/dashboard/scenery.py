@@ -1,4 +1,4 @@
-"""A day in the life: endpoints well and ill, with their history, written into the database as it would have come."""
+"""Sample data: healthy and failing endpoints with a day of history, written into the database."""
 
 import hashlib
 import json
@@ -163,11 +163,11 @@ class Scenery:
         ]
 
     def _events(self, endpoint: Endpoint, circuit: dict[str, Any]) -> list[OperationalEvent]:
-        told: list[tuple[float, str]] = [(20, "endpoint.circuit_opened"), (19.2, "endpoint.circuit_closed")]
+        events: list[tuple[float, str]] = [(20, "endpoint.circuit_opened"), (19.2, "endpoint.circuit_closed")]
         if "state" in circuit:
-            told.append((0.85, "endpoint.circuit_opened"))
+            events.append((0.85, "endpoint.circuit_opened"))
         if "hold" in circuit:
-            told.append((2.5, "endpoint.paused"))
+            events.append((2.5, "endpoint.paused"))
         return [
             OperationalEvent(
                 gid=gid_at(Kind.EVENT, moment := now() - timedelta(hours=hours)),
@@ -178,7 +178,7 @@ class Scenery:
                 created_at=moment,
                 published_at=moment,
             )
-            for hours, kind in told
+            for hours, kind in events
         ]
 
     async def _message(self, endpoint: Endpoint, moment: datetime) -> Message:
@@ -234,7 +234,7 @@ class Scenery:
             duration_ms=self.random.randint(20, 900),
             status_code=code,
             error=None if code else "timeout_total",
-            error_detail=None if code else "no answer within 15 s",
+            error_detail=None if code else "no response within 15 s",
             url=endpoint.url,
             request_headers=[
                 ["content-type", "application/json"],

@@ -31,7 +31,7 @@ KEEP_ONE_OF_EACH = """() => {
         }
     }
 }"""
-"""Rows that are made of the same parts are alike, and axe would look at each of them."""
+"""Keep one row of those that consist of the same parts: axe would check each of them."""
 
 STICKING_OUT = """() => [
     ...(document.documentElement.scrollWidth > innerWidth ? ["the page scrolls sideways"] : []),
@@ -69,10 +69,10 @@ async def a_channel(stage: Stage) -> str:
     return name
 
 
-async def an_endpoint(stage: Stage, channel: str, *answers: int) -> tuple[str, str]:
-    """An endpoint on the receiver, which answers it so, of a tenant of its own; its gid and its tenant."""
+async def an_endpoint(stage: Stage, channel: str, *statuses: int) -> tuple[str, str]:
+    """An endpoint of its own tenant on the receiver, which responds with these statuses; its gid and its tenant."""
     tenant = f"t{uuid4().hex[:8]}"
-    stage.receiver.respond(*answers, path=f"/{tenant}")
+    stage.receiver.respond(*statuses, path=f"/{tenant}")
     made = await stage.api.endpoint(stage.receiver.url_for(f"/{tenant}"), channel=channel, tenant=tenant)
     return made["endpointGid"], tenant
 
@@ -91,7 +91,7 @@ async def until(stage: Stage, gid: str, status: str) -> None:
     await assert_eventually(has_it)
 
 
-# Getting in
+# Sign-in
 
 
 async def test_a_key_signs_in_and_its_owner_signs_out(stage: Stage) -> None:
@@ -118,20 +118,20 @@ async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page
     """A tab that is signed in to the dashboard, and to a portal."""
     async with stage.tab(**how) as page:
         await page.context.add_cookies([{"name": "everhook_portal", "value": portal, "url": f"{stage.url}/portal"}])
-        # Else the page that opens a portal would send its form by itself.
+        # Otherwise the page that opens a portal would send its form by itself.
         for opened in ("**/portal/open/**", "**/sign-in/link/**"):
             await page.route(opened, _without_scripts)
         yield page
 
 
 async def _without_scripts(route: Route) -> None:
-    answer = await route.fetch()
-    await route.fulfill(response=answer, body=re.sub(r"<script.*?</script>", "", await answer.text()))
+    response = await route.fetch()
+    await route.fulfill(response=response, body=re.sub(r"<script.*?</script>", "", await response.text()))
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def findings(stage: Stage, visits: list[Visit], portal: str) -> dict[str, list[str]]:
-    """What is wrong with which page, by kind. Each is loaded once: loading costs more than looking."""
+    """The faults of all pages, by kind. Each page is loaded once: loading takes longer than checking."""
     found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": []}
 
     async def look(part: list[Visit]) -> None:
@@ -222,7 +222,7 @@ async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     assert await is_dark()
 
 
-async def test_hostile_payloads_and_answers_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
+async def test_hostile_payloads_and_responses_are_shown_and_do_nothing(stage: Stage, page: Page) -> None:
     (dead,) = await stage.api.rows("SELECT gid, message_gid FROM delivery WHERE reason = 'exhausted' LIMIT 1")
     for path, region in ((f"/deliveries/{dead.gid}", "Body sent"), (f"/messages/{dead.message_gid}", "Payload")):
         await page.goto(path)
@@ -248,13 +248,13 @@ async def test_the_overview_says_what_is_wrong_and_follows_it_live(stage: Stage,
     await page.goto("/")
     await expect(page.get_by_text("live", exact=True)).to_be_visible()
     await expect(page.get_by_role("link", name="circuits not closed")).to_be_visible()
-    trouble = page.get_by_role("region", name="Endpoints in trouble")
+    unhealthy = page.get_by_role("region", name="Endpoints in trouble")
     endpoint, tenant = await an_endpoint(stage, await a_channel(stage), 200)
-    await expect(trouble.get_by_text(tenant)).to_have_count(0)
+    await expect(unhealthy.get_by_text(tenant)).to_have_count(0)
     ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/trip"))
-    await expect(trouble.get_by_text(tenant).first).to_be_visible(timeout=LOOKED_AT_WITHIN_MS)
+    await expect(unhealthy.get_by_text(tenant).first).to_be_visible(timeout=LOOKED_AT_WITHIN_MS)
     ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/reset"))
-    await expect(trouble.get_by_text(tenant)).to_have_count(0, timeout=LOOKED_AT_WITHIN_MS)
+    await expect(unhealthy.get_by_text(tenant)).to_have_count(0, timeout=LOOKED_AT_WITHIN_MS)
 
 
 async def test_each_chart_has_its_figures_as_a_table(page: Page) -> None:
@@ -281,7 +281,7 @@ async def test_endpoints_are_searched_and_sorted(stage: Stage, page: Page) -> No
     await expect(page.get_by_role("row").nth(1)).to_contain_text("initech")
 
 
-async def test_an_endpoint_is_made_its_secret_shown_once_changed_and_deleted(stage: Stage, page: Page) -> None:
+async def test_an_endpoint_is_created_its_secret_shown_once_changed_and_deleted(stage: Stage, page: Page) -> None:
     channel, path = await a_channel(stage), f"/{uuid4().hex[:8]}"
     await page.goto("/endpoints/new")
     await page.get_by_label("URL").fill("http://10.0.0.1/internal")
@@ -375,8 +375,8 @@ async def test_an_endpoint_is_paused_resumed_tripped_reset_disabled_and_enabled(
             await page.get_by_role("dialog", name=button).get_by_role("button", name=button).click()
         await expect(title).to_contain_text(state)
     history = page.get_by_role("region", name="Circuit")
-    for told in ("Paused", "Resumed", "Circuit opened", "Circuit closed", "Disabled", "Enabled"):
-        await expect(history.get_by_text(told, exact=True).first).to_be_visible()
+    for event in ("Paused", "Resumed", "Circuit opened", "Circuit closed", "Disabled", "Enabled"):
+        await expect(history.get_by_text(event, exact=True).first).to_be_visible()
 
 
 # Deliveries and dead letters
@@ -478,10 +478,10 @@ async def test_all_that_match_are_counted_and_replayed_as_a_batch(stage: Stage, 
     gids = [await a_delivery(stage, channel, "dead_lettered") for _ in range(2)]
 
     async def are_visible() -> None:
-        answer = await stage.api.services.temporal.count_workflows(
+        workflows = await stage.api.services.temporal.count_workflows(
             f'Channel = "{channel}" AND DeliveryStatus = "dead_lettered"'
         )
-        assert answer.count == 2
+        assert workflows.count == 2
 
     await assert_eventually(are_visible)
     await page.goto(f"/dead-letters?channel={channel}")
@@ -496,7 +496,7 @@ async def test_all_that_match_are_counted_and_replayed_as_a_batch(stage: Stage, 
 # Channels, keys and event types
 
 
-async def test_a_channel_is_made_and_its_schedule_drawn(page: Page) -> None:
+async def test_a_channel_is_created_and_its_schedule_drawn(page: Page) -> None:
     name = f"c{uuid4().hex[:8]}"
     await page.goto("/channels/new")
     await page.get_by_label("Name").fill(name)
@@ -558,7 +558,7 @@ async def test_an_event_type_that_is_refused_keeps_its_input_and_is_then_created
 # The portal
 
 
-async def test_a_tenant_comes_in_by_its_link_and_sees_its_own_things_only(stage: Stage) -> None:
+async def test_a_tenant_signs_in_by_its_link_and_sees_only_its_own_resources(stage: Stage) -> None:
     channel = await a_channel(stage)
     _, tenant = await an_endpoint(stage, channel, 404, 200)
     delivery = await a_delivery(stage, channel, "dead_lettered")
@@ -605,7 +605,7 @@ async def test_everything_can_be_read_and_done_without_javascript(
         await until(stage, gid, "delivered")
 
 
-async def test_the_reference_of_the_api_works_from_our_own_files_alone(stage: Stage) -> None:
+async def test_the_api_reference_works_without_files_of_other_hosts(stage: Stage) -> None:
     asked_for: list[str] = []
     async with stage.tab(signed_in=False) as page:
         page.on("request", lambda request: asked_for.append(request.url))

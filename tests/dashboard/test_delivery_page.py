@@ -1,4 +1,4 @@
-"""The page of one delivery: bounded, whatever receivers answer and however often it was replayed; and the body sent."""
+"""The page of one delivery: bounded for any response and any number of replays; and the body that was sent."""
 
 import hashlib
 import re
@@ -72,7 +72,7 @@ async def test_older_attempts_are_on_further_pages(pages: Pages) -> None:
     assert seen == [str(number) for number in range(45, 0, -1)]
 
 
-async def test_the_body_that_was_sent_is_shown_beside_its_hash_and_can_be_had_as_a_file(pages: Pages) -> None:
+async def test_the_body_that_was_sent_is_shown_with_its_hash_and_can_be_downloaded(pages: Pages) -> None:
     gid = await a_delivery(pages)
     first, second = await attempted(pages, gid, 2)
     page = (await pages.get(f"/deliveries/{gid}")).text

@@ -44,7 +44,7 @@ async def task_of(api: Api, endpoint: str) -> str:
 
 
 async def ask(api: Api, **task: Any) -> str:
-    """Publish a message that asks in a new inbox, of a channel of its own. Returns the gid of the task."""
+    """Publish a message on its own channel that opens a task in a new inbox. Returns the gid of the task."""
     channel = f"orders-{await api.count('channel')}"
     await api.channel(channel)
     endpoint = await inbox(api, channel=channel)
@@ -97,8 +97,8 @@ async def test_a_form_that_is_sent_twice_decides_once_and_another_decision_says_
     path, theirs = await link(pages.api, gid), await link(pages.api, gid, "bo")
     body = {"form_token": await pages.token(path), "version": "1", "outcome": "approved"}
     late = {"form_token": await pages.token(theirs), "version": "1", "outcome": "rejected", "comment": "no"}
-    answers = [await pages.http.post(path, data=body) for _ in range(2)]
-    assert [each.status_code for each in answers] == [303, 303]
+    responses = [await pages.http.post(path, data=body) for _ in range(2)]
+    assert [each.status_code for each in responses] == [303, 303]
     refused = await pages.http.post(theirs, data=late)
     assert refused.status_code == 409
     assert "was decided by ann: approved" in refused.text
@@ -113,8 +113,8 @@ async def test_a_link_is_for_one_person_and_one_task(pages: Pages) -> None:
         assert_problem(refused, 422, "assignee")
     path, theirs = await link(pages.api, gid), await link(pages.api, other)
     token = await pages.token(theirs)
-    answer = await pages.http.post(path, data={"form_token": token, "version": "1", "outcome": "approved"})
-    assert answer.status_code == 403
+    response = await pages.http.post(path, data={"form_token": token, "version": "1", "outcome": "approved"})
+    assert response.status_code == 403
     header, claims, signature = path[3:].split(".")
     forged = base64.urlsafe_b64decode(claims + "==").replace(gid.encode(), other.encode())
     altered = f"/t/{header}.{base64.urlsafe_b64encode(forged).decode().rstrip('=')}.{signature}"
@@ -140,9 +140,9 @@ async def test_an_expired_link_is_410_and_says_what_to_do(pages: Pages) -> None:
     for ends_in, status in ((60, 200), (-60, 410)):
         path = f"/t/{sessions.issue(TASK_LINK, subject, timedelta(seconds=ends_in))[0]}"
         assert (await pages.get(path)).status_code == status
-    for answer in (await pages.get(path), await pages.http.post(path, data={"outcome": "approved"})):
-        assert answer.status_code == 410
-        assert "ask for a new one" in answer.text
+    for response in (await pages.get(path), await pages.http.post(path, data={"outcome": "approved"})):
+        assert response.status_code == 410
+        assert "ask for a new one" in response.text
 
 
 @pytest.mark.parametrize("state", ["expired", "cancelled"])
@@ -155,15 +155,15 @@ async def test_the_link_of_a_task_that_ended_otherwise_is_410(pages: Pages, stat
     assert assert_problem(refused, 409)["type"] == "/problems/already-decided"
 
 
-async def test_who_handed_a_task_over_cannot_decide_it_by_link(pages: Pages) -> None:
+async def test_a_person_who_handed_a_task_over_cannot_decide_it_by_link(pages: Pages) -> None:
     gid = await ask(pages.api, assignees=["ann"])
     path = await link(pages.api, gid)
     body = {"form_token": await pages.token(path), "version": "2", "outcome": "approved"}
     ann = await pages.api.key("admin", name="ann")
     ok(await ann.post(f"/v1/tasks/{gid}/delegate", {"to": "bo"}))
-    for answer in (await pages.get(path), await pages.http.post(path, data=body)):
-        assert answer.status_code == 410
-        assert "handed over" in answer.text
+    for response in (await pages.get(path), await pages.http.post(path, data=body)):
+        assert response.status_code == 410
+        assert "handed over" in response.text
     assert (await of_task(pages.api, gid))["state"] == "open"
 
 
@@ -223,27 +223,27 @@ async def test_a_form_has_the_limits_of_its_schema(pages: Pages) -> None:
     assert page.index("disabled hidden") < page.index('name="outcome"')  # Enter in a field decides nothing
 
 
-async def test_what_is_wrong_is_told_at_each_field_and_what_was_typed_is_kept(pages: Pages) -> None:
+async def test_errors_are_shown_at_each_field_and_the_input_is_kept(pages: Pages) -> None:
     gid = await ask(pages.api, form=FORM)
     path = await link(pages.api, gid)
     typed = FILLED | {"data.costCentre": "47114711", "data.amount": "many", "data.share": "2", "data.urgent": ""}
-    answer = await submit(pages, path, "approved", comment="<b>typed</b>", **typed)
-    assert answer.status_code == 422
-    wrong = re.findall(r'id="f-data-\d-h" class="mistake">([^<]*)', answer.text)
+    response = await submit(pages, path, "approved", comment="<b>typed</b>", **typed)
+    assert response.status_code == 422
+    wrong = re.findall(r'id="f-data-\d-h" class="mistake">([^<]*)', response.text)
     assert wrong == [
         "takes at most 6 characters",
         "is not a whole number, or has too many digits",
         "has to be less than 1",
     ]
-    assert answer.text.count('aria-invalid="true"') == 3
-    assert 'value="47114711"' in answer.text and "&lt;b&gt;typed&lt;/b&gt;" in answer.text
-    assert '<option value="Kiel" selected>' not in answer.text  # it was left empty
+    assert response.text.count('aria-invalid="true"') == 3
+    assert 'value="47114711"' in response.text and "&lt;b&gt;typed&lt;/b&gt;" in response.text
+    assert '<option value="Kiel" selected>' not in response.text  # it was left empty
     assert (await submit(pages, path, "rejected")).text.count('id="h-comment" class="mistake"') == 1
     assert (await submit(pages, path, "none")).status_code == 422
     assert (await of_task(pages.api, gid))["state"] == "open"
 
 
-async def test_what_was_filled_in_has_the_types_of_the_form(pages: Pages) -> None:
+async def test_form_input_is_converted_to_the_types_of_the_schema(pages: Pages) -> None:
     gid = await ask(pages.api, form=FORM)
     more = {"data.plant": "Bonn", "data.from": "2026-12-01"}
     assert (await submit(pages, await link(pages.api, gid), "approved", **FILLED, **more)).status_code == 303
@@ -253,8 +253,8 @@ async def test_what_was_filled_in_has_the_types_of_the_form(pages: Pages) -> Non
 
 async def test_a_rejection_needs_no_form(pages: Pages) -> None:
     gid = await ask(pages.api, form=FORM)
-    answer = await submit(pages, await link(pages.api, gid), "rejected", comment="too expensive")
-    assert answer.status_code == 303
+    response = await submit(pages, await link(pages.api, gid), "rejected", comment="too expensive")
+    assert response.status_code == 303
     shown = await of_task(pages.api, gid)
     assert (shown["outcome"], shown["data"]) == ("rejected", None)
 
@@ -313,10 +313,10 @@ async def test_a_task_that_changed_meanwhile_is_shown_anew(pages: Pages) -> None
     gid = await ask(pages.api)
     await pages.sign_in()
     await pages.api.change_rows("UPDATE task SET version = 4 WHERE gid = :gid", gid=gid)
-    answer = await pages.send(f"/inbox/{gid}/decide", outcome="rejected", version="1", comment="typed")
-    assert answer.status_code == 409
-    assert 'name="version" value="4"' in answer.text and ">typed</textarea>" in answer.text
-    assert "has changed since you read it" in answer.text
+    response = await pages.send(f"/inbox/{gid}/decide", outcome="rejected", version="1", comment="typed")
+    assert response.status_code == 409
+    assert 'name="version" value="4"' in response.text and ">typed</textarea>" in response.text
+    assert "has changed since you read it" in response.text
 
 
 async def test_a_task_is_handed_over_and_commented_on(pages: Pages) -> None:
@@ -449,7 +449,7 @@ async def test_a_key_for_one_inbox_opens_its_tasks_and_nothing_else(pages: Pages
     assert (await pages.http.post("/sign-out", data={"form_token": token})).status_code == 303
 
 
-async def test_who_may_only_read_sees_tasks_without_their_forms(pages: Pages) -> None:
+async def test_a_read_only_user_sees_tasks_without_their_forms(pages: Pages) -> None:
     gid = await ask(pages.api)
     reader = created(await pages.api.post("/v1/api-keys", {"name": "eve", "scopes": ["read"]}))["key"]
     await pages.sign_in(reader)

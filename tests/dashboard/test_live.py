@@ -1,4 +1,4 @@
-"""Pages that follow by themselves, and a server that ends under them: real processes, and a real browser."""
+"""Live pages, and a server that ends while they are open: real processes, and a real browser."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.api.conftest import copied
 from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve
 
 PROMPTLY_S = PRODUCTION_GRACE_S * 0.75
-"""Less than either server would wait for requests under way."""
+"""Shorter than the time either server would wait for running requests."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -73,8 +73,8 @@ async def _follow(port: int, session: str) -> bool:
     """Listen until the stream ends. False where it was cut off."""
     async with httpx.AsyncClient(timeout=30, trust_env=False, cookies={"everhook_session": session}) as http:
         try:
-            async with http.stream("GET", f"http://127.0.0.1:{port}/live") as answer:
-                async for _ in answer.aiter_lines():
+            async with http.stream("GET", f"http://127.0.0.1:{port}/live") as response:
+                async for _ in response.aiter_lines():
                     pass
         except httpx.RemoteProtocolError:
             return False

@@ -1,4 +1,4 @@
-"""Who gets in, what is refused, and what pages tell browsers: without a browser, and with Temporal stopped."""
+"""Sign-in, refusals, and the headers of pages: without a browser, and with Temporal stopped."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def cookie_of(response: httpx.Response) -> str:
 # The overview
 
 
-async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
+async def test_deliveries_that_do_not_progress_say_so(pages: Pages) -> None:
     await pages.api.channel("orders")
     await pages.api.endpoint(channel="orders")
     await pages.api.publish({"n": 1}, "orders")
@@ -38,7 +38,7 @@ async def test_deliveries_that_do_not_go_on_are_told(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("reason", [*DeadLetterReason, "of_a_newer_version"])
-async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: str) -> None:
+async def test_a_dead_letter_of_any_reason_says_why(pages: Pages, reason: str) -> None:
     await pages.api.channel()
     await pages.api.endpoint(channel="orders")
     (delivery,) = (await pages.api.publish({"n": 1}, "orders"))["deliveries"]
@@ -52,14 +52,14 @@ async def test_a_dead_letter_of_any_reason_is_told(pages: Pages, reason: str) ->
         assert page.status_code == 200 and reason.replace("_", " ") in page.text
 
 
-# Getting in
+# Sign-in
 
 
 async def test_without_a_session_every_page_leads_to_the_sign_in(pages: Pages) -> None:
     for path in ("/", "/endpoints", "/keys", "/live"):
-        answer = await pages.get(path)
-        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
-        assert "The API is at /v1" in answer.text, "curl follows no redirect"
+        response = await pages.get(path)
+        assert (response.status_code, response.headers["location"].partition("?")[0]) == (303, "/sign-in")
+        assert "The API is at /v1" in response.text, "curl follows no redirect"
 
 
 async def test_the_session_is_hidden_from_scripts_and_other_sites(pages: Pages) -> None:
@@ -78,21 +78,21 @@ async def test_the_cookie_does_not_hold_the_key(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("next", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"])
-async def test_signing_in_leads_to_no_other_site(pages: Pages, next: str) -> None:
-    answer = await pages.http.post("/sign-in", data={"key": "test-key-of-the-api-0123456789abcdef", "next": next})
-    assert answer.headers["location"] == "/"
+async def test_signing_in_does_not_redirect_to_another_site(pages: Pages, next: str) -> None:
+    response = await pages.http.post("/sign-in", data={"key": "test-key-of-the-api-0123456789abcdef", "next": next})
+    assert response.headers["location"] == "/"
 
 
 async def test_a_key_that_may_only_publish_does_not_open_the_dashboard(pages: Pages) -> None:
     key = created(await pages.api.post("/v1/api-keys", {"name": "billing", "scopes": ["publish"]}))["key"]
-    answer = await pages.sign_in(key)
-    assert answer.status_code == 401 and "may only publish" in answer.text
+    response = await pages.sign_in(key)
+    assert response.status_code == 401 and "may only publish" in response.text
 
 
 async def test_attempts_to_sign_in_are_limited(pages: Pages) -> None:
-    answers = [(await pages.sign_in("wrong")).status_code for _ in range(12)]
-    assert answers[:10] == [401] * 10
-    assert answers[10:] == [429] * 2
+    statuses = [(await pages.sign_in("wrong")).status_code for _ in range(12)]
+    assert statuses[:10] == [401] * 10
+    assert statuses[10:] == [429] * 2
 
 
 async def test_a_session_is_over_with_its_key(pages: Pages) -> None:
@@ -103,7 +103,7 @@ async def test_a_session_is_over_with_its_key(pages: Pages) -> None:
     assert (await pages.get("/")).status_code == 303
 
 
-async def test_a_session_that_was_altered_is_none(pages: Pages) -> None:
+async def test_an_altered_session_is_refused(pages: Pages) -> None:
     await pages.sign_in()
     token = pages.http.cookies["everhook_session"]
     head, claims, signature = token.split(".")
@@ -112,7 +112,7 @@ async def test_a_session_that_was_altered_is_none(pages: Pages) -> None:
         assert (await pages.get("/")).status_code == 303
 
 
-async def test_whoever_may_only_read_is_shown_no_buttons_and_refused(pages: Pages) -> None:
+async def test_a_read_only_user_is_shown_no_buttons_and_refused(pages: Pages) -> None:
     await pages.api.channel()
     gid = (await pages.api.endpoint())["endpointGid"]
     key = created(await pages.api.post("/v1/api-keys", {"name": "auditor", "scopes": ["read"]}))["key"]
@@ -143,8 +143,8 @@ async def test_a_form_that_is_not_of_our_own_pages_changes_nothing(
 ) -> None:
     await pages.sign_in()
     fields = {"name": "orders", "form_token": await pages.token() if token is None else token}
-    answer = await pages.http.post("/channels/new", data=fields, headers=headers)
-    assert answer.status_code == 403
+    response = await pages.http.post("/channels/new", data=fields, headers=headers)
+    assert response.status_code == 403
     assert await pages.api.rows("SELECT name FROM channel WHERE name = 'orders'") == []
 
 
@@ -152,12 +152,12 @@ async def test_a_form_of_another_session_changes_nothing(pages: Pages) -> None:
     await pages.sign_in()
     token = await pages.token()
     await pages.sign_in()
-    answer = await pages.http.post("/channels/new", data={"name": "orders", "form_token": token})
-    assert answer.status_code == 403
+    response = await pages.http.post("/channels/new", data={"name": "orders", "form_token": token})
+    assert response.status_code == 403
     assert await pages.api.rows("SELECT name FROM channel WHERE name = 'orders'") == []
 
 
-async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pages: Pages) -> None:
+async def test_actions_on_the_dashboard_are_audited_as_those_of_the_api(pages: Pages) -> None:
     await pages.sign_in()
     assert (await pages.send("/channels/new", name="orders", schedule="patient")).status_code == 303
     (entry,) = await pages.api.rows("SELECT actor, action, subject FROM audit_entry")
@@ -185,15 +185,13 @@ async def test_what_is_done_here_is_on_record_as_if_it_was_done_over_the_api(pag
         ({"name": "no spaces"}, "name"),
     ],
 )
-async def test_what_is_wrong_with_a_form_is_told_at_its_field(
-    pages: Pages, fields: dict[str, str], marked: str
-) -> None:
+async def test_errors_of_a_form_are_shown_at_their_field(pages: Pages, fields: dict[str, str], marked: str) -> None:
     await pages.sign_in()
-    answer = await pages.send("/channels/new", **{"name": "orders", **fields})
-    assert answer.status_code == 422
-    described = re.search(rf'id="f-{marked}"[^>]* aria-describedby="h-{marked}" aria-invalid="true"', answer.text)
-    assert described, re.findall(r'class="(?:mistake|warning)"[^<]*<', answer.text)
-    assert re.search(rf'id="h-{marked}" class="mistake">\S', answer.text)
+    response = await pages.send("/channels/new", **{"name": "orders", **fields})
+    assert response.status_code == 422
+    described = re.search(rf'id="f-{marked}"[^>]* aria-describedby="h-{marked}" aria-invalid="true"', response.text)
+    assert described, re.findall(r'class="(?:mistake|warning)"[^<]*<', response.text)
+    assert re.search(rf'id="h-{marked}" class="mistake">\S', response.text)
 
 
 # Lists and their filters
@@ -270,13 +268,13 @@ async def test_deliveries_are_filtered_by_tenant_message_and_status(pages: Pages
         ("/deliveries?endpointGid=none", "endpointGid"),
     ],
 )
-async def test_a_filter_that_means_nothing_is_marked_and_leads_out(pages: Pages, path: str, marked: str) -> None:
+async def test_an_invalid_filter_is_marked_at_its_field(pages: Pages, path: str, marked: str) -> None:
     await pages.sign_in()
-    answer = await pages.get(path)
-    assert answer.status_code == 422
-    assert f'aria-describedby="h-{marked}" aria-invalid="true"' in answer.text
-    assert f'id="h-{marked}" class="mistake"' in answer.text
-    assert "This filter cannot be applied" in answer.text and "pattern" not in answer.text
+    response = await pages.get(path)
+    assert response.status_code == 422
+    assert f'aria-describedby="h-{marked}" aria-invalid="true"' in response.text
+    assert f'id="h-{marked}" class="mistake"' in response.text
+    assert "This filter cannot be applied" in response.text and "pattern" not in response.text
 
 
 @pytest.mark.parametrize("list_of", ["deliveries", "dead-letters"])
@@ -314,7 +312,7 @@ async def test_a_filter_takes_several_values_with_commas_between_them(pages: Pag
         assert "<h1>Replay 3 dead letters</h1>" in asked
 
 
-async def test_a_bulk_replay_says_what_it_leaves_alone(pages: Pages) -> None:
+async def test_a_bulk_replay_says_what_it_skips(pages: Pages) -> None:
     await some_messages(pages.api)
     await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
     await pages.api.change_rows(
@@ -359,8 +357,8 @@ async def test_a_cursor_belongs_to_its_list_and_its_filters(pages: Pages) -> Non
     assert (await pages.get(f"/messages{older.replace('&amp;', '&')}")).status_code == 200
     cursor = older.partition("cursor=")[2]
     for path in ("/messages?", "/messages?type=b&", "/deliveries?type=a&", "/channels?", "/audit?", "/keys?"):
-        answer = await pages.get(f"{path}cursor={cursor}")
-        assert answer.status_code == 422 and "another list" in answer.text, path
+        response = await pages.get(f"{path}cursor={cursor}")
+        assert response.status_code == 422 and "another list" in response.text, path
     of_api = (await pages.api.get("/v1/messages", limit=1, type="a")).json()["nextCursor"]
     assert (await pages.get(f"/messages?type=a&cursor={of_api}")).status_code == 422
 
@@ -381,10 +379,10 @@ async def test_filters_are_kept_from_page_to_page_and_in_their_fields(pages: Pag
     assert ">Newest</a>" in second and "type=a" in second.partition(">Newest</a>")[0][-200:]
 
 
-# What browsers are told
+# Headers for browsers
 
 
-async def test_pages_run_no_script_but_ours_and_are_framed_nowhere(pages: Pages) -> None:
+async def test_pages_run_only_scripts_of_the_dashboard_and_cannot_be_framed(pages: Pages) -> None:
     await pages.sign_in()
     for path in ("/", "/sign-in", "/endpoints/none", "/portal/"):
         headers = (await pages.get(path)).headers
@@ -396,7 +394,7 @@ async def test_pages_run_no_script_but_ours_and_are_framed_nowhere(pages: Pages)
         assert headers["cache-control"] == "no-store"
 
 
-async def test_the_portal_alone_is_framed_where_the_settings_say_so(pages: Pages) -> None:
+async def test_only_the_portal_can_be_framed_and_only_by_the_origins_of_the_settings(pages: Pages) -> None:
     pages.api.app.state.dashboard.settings.portal_frame_ancestors = ["https://app.example.com"]
     portal, sign_in = await pages.get("/portal/"), await pages.get("/sign-in")
     assert "frame-ancestors https://app.example.com" in portal.headers["content-security-policy"]
@@ -412,11 +410,11 @@ async def test_no_page_has_scripts_or_styles_of_its_own(pages: Pages) -> None:
         assert not re.search(r"<style|style=|<script(?![^>]* src=)|\son\w+=", page), path
 
 
-async def test_files_are_kept_by_browsers_for_good_under_the_name_of_their_content(pages: Pages) -> None:
+async def test_static_files_are_cached_as_immutable_under_content_hashed_names(pages: Pages) -> None:
     page = (await pages.get("/sign-in")).text
     (style,) = re.findall(r'href="(/assets/[^"]+\.css)"', page)
-    answer = await pages.get(style)
-    assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+    response = await pages.get(style)
+    assert response.status_code == 200 and "immutable" in response.headers["cache-control"]
     other = await pages.get(re.sub(r"/assets/\w+/", "/assets/old/", style))
     assert other.status_code == 200 and other.headers["cache-control"] == "no-cache"
     assert (await pages.get("/assets/x/../main.py")).status_code == 404
@@ -425,7 +423,7 @@ async def test_files_are_kept_by_browsers_for_good_under_the_name_of_their_conte
 # Signing out
 
 
-async def test_signing_out_ends_the_session_wherever_its_cookie_went_and_at_every_process(pages: Pages) -> None:
+async def test_signing_out_ends_the_session_for_every_copy_of_its_cookie_and_every_process(pages: Pages) -> None:
     await pages.sign_in()
     stolen = {"everhook_session": pages.http.cookies["everhook_session"]}
     services = pages.api.services
@@ -453,14 +451,14 @@ async def test_other_sessions_of_the_same_key_go_on(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("scope", ["read", "admin"])
-async def test_whoever_could_sign_in_can_sign_out(pages: Pages, scope: str) -> None:
+async def test_every_user_who_can_sign_in_can_sign_out(pages: Pages, scope: str) -> None:
     key = created(await pages.api.post("/v1/api-keys", {"name": "a", "scopes": [scope]}))["key"]
     await pages.sign_in(key)
     assert (await pages.send("/sign-out")).status_code == 303
     assert (await pages.get("/")).status_code == 303
 
 
-async def test_another_site_cannot_sign_anybody_out(pages: Pages) -> None:
+async def test_another_site_cannot_sign_a_user_out(pages: Pages) -> None:
     await pages.sign_in()
     assert (await pages.http.post("/sign-out")).status_code == 403
     assert (await pages.get("/")).status_code == 200
@@ -486,7 +484,7 @@ async def test_the_portal_is_left_by_signing_out_and_its_session_is_over(pages: 
     assert tuple(entry) == ("portal of acme", acme)
 
 
-async def test_a_link_to_the_portal_begins_with_the_public_address_and_not_with_what_the_caller_says(
+async def test_a_link_to_the_portal_begins_with_the_public_address_and_not_with_the_host_header(
     pages: Pages,
 ) -> None:
     acme, _ = await two_tenants(pages.api)
@@ -495,7 +493,7 @@ async def test_a_link_to_the_portal_begins_with_the_public_address_and_not_with_
     async def link() -> httpx.Response:
         return await pages.api.http.post(f"/v1/tenants/{acme}/portal-link", headers={"host": "evil.example"})
 
-    assert created(await link())["url"].startswith("http://evil.example/portal/open/"), "in development alone"
+    assert created(await link())["url"].startswith("http://evil.example/portal/open/"), "in development only"
     settings.dev = False
     problem = assert_problem(await link(), 409)
     assert "EVERHOOK_PUBLIC_URL" in problem["detail"]
@@ -529,7 +527,7 @@ async def test_a_link_opens_the_portal_once(pages: Pages) -> None:
     assert actions == ["portal_link.opened"]
 
 
-async def test_links_and_sessions_of_the_portal_and_the_dashboard_are_not_taken_for_each_other(pages: Pages) -> None:
+async def test_links_and_sessions_of_the_portal_are_not_valid_for_the_dashboard_nor_the_reverse(pages: Pages) -> None:
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
     portal = pages.http.cookies["everhook_portal"]
@@ -556,11 +554,11 @@ async def test_a_portals_session_lasts_an_hour_at_most(pages: Pages) -> None:
 async def test_only_admins_make_links_to_the_portal(pages: Pages) -> None:
     acme, _ = await two_tenants(pages.api)
     key = created(await pages.api.post("/v1/api-keys", {"name": "acme", "tenant": acme}))["key"]
-    answer = await pages.http.post(f"/v1/tenants/{acme}/portal-link", headers={"authorization": f"Bearer {key}"})
-    assert answer.status_code == 403
+    response = await pages.http.post(f"/v1/tenants/{acme}/portal-link", headers={"authorization": f"Bearer {key}"})
+    assert response.status_code == 403
 
 
-async def test_a_portal_shows_its_tenants_things_and_nobody_elses(pages: Pages) -> None:
+async def test_a_portal_shows_only_the_resources_of_its_tenant(pages: Pages) -> None:
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
     endpoints = (await pages.get("/portal/endpoints")).text
@@ -569,13 +567,13 @@ async def test_a_portal_shows_its_tenants_things_and_nobody_elses(pages: Pages) 
     assert deliveries.count('class="strong clamp" href="/portal/deliveries/dlv_') == 1
 
 
-async def test_an_endpoint_made_in_the_portal_belongs_to_its_tenant(pages: Pages) -> None:
+async def test_an_endpoint_created_in_the_portal_belongs_to_its_tenant(pages: Pages) -> None:
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
-    answer = await pages.send(
+    response = await pages.send(
         "/portal/endpoints/new", url="http://127.0.0.1:9999/mine", tenant="globex", signatures="standard"
     )
-    assert answer.status_code == 201
+    assert response.status_code == 201
     (made,) = await pages.api.rows("SELECT tenant_gid FROM endpoint WHERE url LIKE '%/mine'")
     assert made.tenant_gid == acme
 
@@ -584,8 +582,8 @@ async def test_values_of_headers_are_not_shown_and_stay_when_the_form_is_saved(p
     await pages.sign_in()
     written = "X-Key: v4lue-of-a-header\nX-Team: orders"
     at = "http://127.0.0.1:9999/with-headers"
-    answer = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
-    assert answer.status_code == 201 and "v4lue" not in answer.text and "X-Key" in answer.text
+    response = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
+    assert response.status_code == 201 and "v4lue" not in response.text and "X-Key" in response.text
     (made,) = await pages.api.rows("SELECT gid, header_values FROM endpoint WHERE url LIKE '%/with-headers'")
     form = (await pages.get(f"/endpoints/{made.gid}/edit")).text
     assert "v4lue" not in form and "X-Key: •••••" in form
@@ -603,13 +601,13 @@ async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_i
     url = "http://127.0.0.1:9999/with-auth"
     token_url, s3cret = "http://127.0.0.1:9999/token", "s3cret-of-the-client"
     oauth2 = {"authType": "oauth2", "authName": "everhook", "authTokenUrl": token_url, "authScope": "a b"}
-    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2)
-    assert answer.status_code == 422 and 'id="h-authSecret" class="mistake"' in answer.text
+    response = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2)
+    assert response.status_code == 422 and 'id="h-authSecret" class="mistake"' in response.text
     wrong = {**oauth2, "authSecret": s3cret, "authTokenUrl": "https://10.0.0.1/"}
-    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
-    assert 'id="h-authTokenUrl" class="mistake"' in answer.text and s3cret not in answer.text
-    answer = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
-    assert answer.status_code == 201 and token_url in answer.text and s3cret not in answer.text
+    response = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
+    assert 'id="h-authTokenUrl" class="mistake"' in response.text and s3cret not in response.text
+    response = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
+    assert response.status_code == 201 and token_url in response.text and s3cret not in response.text
 
     async def stored() -> tuple[str, bool]:
         (row,) = await pages.api.rows("SELECT gid, auth, auth_secret FROM endpoint WHERE url LIKE '%/with-auth'")
@@ -624,8 +622,8 @@ async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_i
     for unchanged in (oauth2 | {"authType": "as-it-is"}, {}):
         assert (await pages.send(at, url=url, signatures="standard", **unchanged)).status_code == 303
         assert await stored() == before
-    answer = await pages.send(at, url=url, signatures="standard", authType="as-it-is", authScope="other")
-    assert 'id="h-authType" class="mistake"' in answer.text and await stored() == before
+    response = await pages.send(at, url=url, signatures="standard", authType="as-it-is", authScope="other")
+    assert 'id="h-authType" class="mistake"' in response.text and await stored() == before
     bearer = {"authType": "bearer", "authSecret": s3cret, "authName": "ignored", "authTokenUrl": token_url}
     assert (await pages.send(at, url=url, signatures="standard", **bearer)).status_code == 303
     assert await stored() == ('{"type": "bearer"}', True)
@@ -637,9 +635,9 @@ async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_wit
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
     handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
-    answer = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
-    assert answer.status_code == 201
-    assert "s3cr3t" not in answer.text and "Order {id}" in answer.text and "Leased at most" not in answer.text
+    response = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
+    assert response.status_code == 201
+    assert "s3cr3t" not in response.text and "Order {id}" in response.text and "Leased at most" not in response.text
     (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
     assert made.tenant_gid == acme
     form = (await pages.get(f"/portal/endpoints/{made.gid}/edit")).text
@@ -688,7 +686,7 @@ async def test_a_tenant_tries_out_an_event_type(pages: Pages) -> None:
     assert (await pages.send(f"/portal/endpoints/{endpoint.gid}/test", type="note.bare")).status_code == 422
 
 
-async def test_a_channel_is_told_what_to_do_with_what_does_not_fit_and_how_long_to_keep_payloads(pages: Pages) -> None:
+async def test_the_validation_and_the_retention_of_a_channel_are_set_by_its_form(pages: Pages) -> None:
     await pages.sign_in()
     assert (await pages.send("/channels/new", name="orders", validation="warn", retention="7.5")).status_code == 303
     listed = (await pages.get("/channels")).text
@@ -717,7 +715,7 @@ def routes_with_ids() -> Iterator[tuple[str, str]]:
 
 
 async def ids_of(api: Api, tenant_gid: str) -> dict[str, str]:
-    """One of everything that is the tenant's, by the part of the address that it stands behind."""
+    """One resource of each kind of the tenant, by the part of the address that its id follows."""
     (endpoint,) = await api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :t", t=tenant_gid)
     (delivery,) = await api.rows("SELECT gid, message_gid FROM delivery WHERE tenant_gid = :t", t=tenant_gid)
     (subscription,) = await api.rows("SELECT gid FROM subscription WHERE tenant_gid = :t", t=tenant_gid)
@@ -775,7 +773,7 @@ def address(path: str, ids: dict[str, str]) -> str:
     return path.replace("/circuit/{command}", "/circuit/trip").replace("{command}", "pause")
 
 
-async def test_no_page_and_no_form_reaches_what_is_another_tenants(pages: Pages) -> None:
+async def test_no_page_and_no_form_reaches_resources_of_another_tenant(pages: Pages) -> None:
     acme, globex = await two_tenants(pages.api)
     theirs = await ids_of(pages.api, globex)
     key = created(await pages.api.post("/v1/api-keys", {"name": "acme", "tenant": acme}))["key"]
@@ -790,8 +788,8 @@ async def test_no_page_and_no_form_reaches_what_is_another_tenants(pages: Pages)
                 if not _exists(pages.api, method, here):
                     continue
                 fields = {"url": "https://example.com/", "channel": "orders", "grace": "0", "signatures": "standard"}
-                answer = await (visitor.get(here) if method == "GET" else visitor.send(here, **fields))
-                assert answer.status_code == 404, f"{method} {here}: {answer.status_code}"
+                response = await (visitor.get(here) if method == "GET" else visitor.send(here, **fields))
+                assert response.status_code == 404, f"{method} {here}: {response.status_code}"
                 walked += 1
     assert walked > 35
     assert await _everything(pages.api) == before
@@ -812,32 +810,32 @@ async def test_dead_letters_of_another_tenant_cannot_be_selected(pages: Pages) -
     acme, globex = await two_tenants(pages.api)
     theirs = await ids_of(pages.api, globex)
     await open_portal(pages, acme)
-    answer = await pages.send("/portal/dead-letters/selected", action="discard", gid=theirs["/deliveries"])
-    assert answer.status_code == 404
+    response = await pages.send("/portal/dead-letters/selected", action="discard", gid=theirs["/deliveries"])
+    assert response.status_code == 404
 
 
-# Failing well
+# Errors
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
-async def test_an_address_that_no_page_has_is_a_page_with_the_way_back(pages: Pages) -> None:
+async def test_an_unknown_address_is_a_page_that_leads_back(pages: Pages) -> None:
     await pages.sign_in()
     for path in ("/nothing", "/deliveries/dlv_none/nothing", "/portal/nothing"):
-        answer = await pages.http.get(path, headers=BROWSER)
-        assert answer.status_code == 404
-        assert "<h1>Not Found</h1>" in answer.text and "complete" in answer.text
-        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        response = await pages.http.get(path, headers=BROWSER)
+        assert response.status_code == 404
+        assert "<h1>Not Found</h1>" in response.text and "complete" in response.text
+        assert "script-src 'self'" in response.headers["content-security-policy"]
     inside = await pages.http.get("/deliveries/nothing/nothing", headers=BROWSER)
     assert 'aria-label="Pages"' in inside.text and "All deliveries" in inside.text
 
 
-async def test_whoever_is_not_signed_in_finds_the_sign_in_on_it(pages: Pages) -> None:
-    answer = await pages.http.get("/nothing", headers=BROWSER)
-    assert answer.status_code == 404 and 'href="/sign-in"' in answer.text
+async def test_an_unknown_address_leads_to_the_sign_in_without_a_session(pages: Pages) -> None:
+    response = await pages.http.get("/nothing", headers=BROWSER)
+    assert response.status_code == 404 and 'href="/sign-in"' in response.text
 
 
-async def test_programs_are_answered_with_problem_documents_as_ever(pages: Pages) -> None:
+async def test_programs_still_get_problem_documents(pages: Pages) -> None:
     await pages.sign_in()
     for path, headers in (
         ("/nothing", {"accept": "application/json"}),
@@ -846,59 +844,59 @@ async def test_programs_are_answered_with_problem_documents_as_ever(pages: Pages
         ("/v1/deliveries/dlv_none", BROWSER),
         ("/.well-known/nothing", BROWSER),
     ):
-        answer = await pages.http.get(path, headers=headers)
-        assert answer.headers["content-type"] == "application/problem+json", path
+        response = await pages.http.get(path, headers=headers)
+        assert response.headers["content-type"] == "application/problem+json", path
 
 
-async def test_an_address_of_a_form_that_is_opened_says_so(pages: Pages) -> None:
+async def test_opening_the_address_of_a_form_is_a_405_that_explains_it(pages: Pages) -> None:
     await pages.sign_in()
     gid = (await pages.api.endpoint())["endpointGid"]
-    answer = await pages.http.get(f"/endpoints/{gid}/pause", headers=BROWSER)
-    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
-    assert "accepts a form" in answer.text and "All endpoints" in answer.text
+    response = await pages.http.get(f"/endpoints/{gid}/pause", headers=BROWSER)
+    assert response.status_code == 405 and response.headers["allow"] == "POST"
+    assert "accepts a form" in response.text and "All endpoints" in response.text
 
 
-async def test_what_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pages) -> None:
-    """Not to its own address, which shows nothing."""
+async def test_an_action_that_needs_temporal_says_so_and_leads_back_to_its_page(pages: Pages) -> None:
+    """The link is not to the form's own address, which shows nothing."""
     gid = (await pages.api.endpoint())["endpointGid"]
     await pages.sign_in()
-    answer = await pages.http.post(
+    response = await pages.http.post(
         f"/endpoints/{gid}/pause",
         data={"form_token": await pages.token()},
         headers={"referer": f"http://everhook.test/endpoints/{gid}?window=24h"},
     )
-    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-    assert "Temporal does not respond" in answer.text
-    assert f'href="/endpoints/{gid}?window=24h"' in answer.text
-    assert f'href="/endpoints/{gid}/pause"' not in answer.text
-    assert f'name="back" value="/endpoints/{gid}?window=24h"' in answer.text
+    assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+    assert "Temporal does not respond" in response.text
+    assert f'href="/endpoints/{gid}?window=24h"' in response.text
+    assert f'href="/endpoints/{gid}/pause"' not in response.text
+    assert f'name="back" value="/endpoints/{gid}?window=24h"' in response.text
 
 
 @pytest.mark.parametrize("came_from", ["https://evil.example/x", "http://everhook.test//evil.example", "", "nonsense"])
-async def test_a_page_behind_a_form_leads_to_no_other_site(pages: Pages, came_from: str) -> None:
+async def test_the_page_after_a_form_does_not_lead_to_another_site(pages: Pages, came_from: str) -> None:
     await pages.sign_in()
-    answer = await pages.http.post("/keys/key_none/revoke", data={}, headers={"referer": came_from})
-    assert answer.status_code == 403
-    assert "evil.example" not in answer.text
+    response = await pages.http.post("/keys/key_none/revoke", data={}, headers={"referer": came_from})
+    assert response.status_code == 403
+    assert "evil.example" not in response.text
 
 
 async def test_an_address_that_could_be_taken_for_another_site_is_not_offered_again(pages: Pages) -> None:
     await pages.sign_in()
-    answer = await pages.http.get("http://everhook.test//evil.example/x", headers=BROWSER)
-    assert answer.status_code == 404 and "evil.example" not in answer.text
+    response = await pages.http.get("http://everhook.test//evil.example/x", headers=BROWSER)
+    assert response.status_code == 404 and "evil.example" not in response.text
 
 
-async def test_with_the_database_away_pages_say_so(pages: Pages) -> None:
+async def test_pages_say_that_the_database_is_unavailable(pages: Pages) -> None:
     await pages.sign_in()
     for table in ("tenant", "delivery", "endpoint_minute"):
         await pages.api.change_rows(f"ALTER TABLE {table} RENAME TO {table}_away")
     for path in ("/", "/deliveries"):
-        answer = await pages.get(path)
-        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-        assert "database does not respond" in answer.text and "Try again" in answer.text
+        response = await pages.get(path)
+        assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+        assert "database does not respond" in response.text and "Try again" in response.text
 
 
-async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
+async def test_an_internal_error_is_a_page_with_the_time_to_look_for_in_the_log(
     pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -906,29 +904,29 @@ async def test_a_fault_of_ours_is_a_page_with_the_time_to_look_for_in_the_log(
 
     await pages.sign_in()
     monkeypatch.setattr("everhook.delivery.store.page", broken)
-    answer = await pages.get("/deliveries?status=parked")
-    assert answer.status_code == 500
-    assert "A fault of Everhook" in answer.text and " UTC" in answer.text and "a secret detail" not in answer.text
-    assert 'href="/deliveries?status=parked"' in answer.text
+    response = await pages.get("/deliveries?status=parked")
+    assert response.status_code == 500
+    assert "A fault of Everhook" in response.text and " UTC" in response.text and "a secret detail" not in response.text
+    assert 'href="/deliveries?status=parked"' in response.text
 
 
-async def test_what_does_not_exist_is_a_page_that_leads_back(pages: Pages) -> None:
+async def test_an_unknown_resource_is_a_page_that_leads_back(pages: Pages) -> None:
     await pages.sign_in()
-    answer = await pages.get("/deliveries/dlv_none")
-    assert answer.status_code == 404
-    assert "There is no delivery dlv_none." in answer.text
-    assert "All deliveries" in answer.text and "To the overview" in answer.text
+    response = await pages.get("/deliveries/dlv_none")
+    assert response.status_code == 404
+    assert "There is no delivery dlv_none." in response.text
+    assert "All deliveries" in response.text and "To the overview" in response.text
 
 
-async def test_signing_in_leads_to_the_very_page_that_was_asked_for(pages: Pages) -> None:
-    answer = await pages.get("/deliveries?status=parked")
-    assert answer.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"
+async def test_signing_in_redirects_to_the_requested_page(pages: Pages) -> None:
+    response = await pages.get("/deliveries?status=parked")
+    assert response.headers["location"] == "/sign-in?next=/deliveries%3Fstatus%3Dparked"
 
 
 # Words
 
 
-async def test_the_key_of_the_environment_goes_by_a_name_that_says_what_it_is(pages: Pages) -> None:
+async def test_the_key_of_the_environment_has_a_name_that_says_what_it_is(pages: Pages) -> None:
     await pages.sign_in()
     await pages.send("/channels/new", name="orders")
     for path in ("/", "/audit"):
@@ -964,7 +962,7 @@ async def test_customers_are_not_offered_to_open_their_own_circuit(pages: Pages)
         (True, ["127.0.0.0/8"], "http or https, and an address that is public, or in 127.0.0.0/8"),
     ],
 )
-async def test_the_hint_under_a_url_is_what_the_egress_rules_allow(
+async def test_the_hint_for_a_url_states_what_the_egress_rules_allow(
     pages: Pages, http: bool, allow: list[str], hint: str
 ) -> None:
     settings = pages.api.app.state.dashboard.settings
@@ -983,7 +981,7 @@ async def test_the_hint_under_a_url_is_what_the_egress_rules_allow(
         ("hold = 'disabled'", "disabled", ""),
     ],
 )
-async def test_an_endpoint_shows_how_it_does_as_its_state_and_its_circuit_as_a_detail(
+async def test_an_endpoint_shows_its_health_as_its_state_and_its_circuit_as_a_detail(
     pages: Pages, circuit: str, state: str, detail: str
 ) -> None:
     await pages.api.channel()
@@ -1005,15 +1003,15 @@ async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> N
         "VALUES ('ten_x', 0, 5, 'ten_x/old.receipts.gz', '', '2999-01-01 00:00:00.000000', CURRENT_TIMESTAMP)"
     )
     for path in (f"/receipts/{receipt}", f"/receipts/{receipt}/bundle"):
-        answer = await pages.get(path)
-        assert answer.status_code == 410 and "ten_x/old.receipts.gz" in answer.text
+        response = await pages.get(path)
+        assert response.status_code == 410 and "ten_x/old.receipts.gz" in response.text
 
 
 async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Pages) -> None:
     await pages.api.channel("orders", circuit={"cooldownSeconds": 45})
     await pages.sign_in()
     assert "cooldownSeconds 45" in (await pages.get("/channels")).text
-    answer = await pages.send(
+    response = await pages.send(
         "/endpoints/new",
         url="http://127.0.0.1:9999/x",
         signatures="standard",
@@ -1022,9 +1020,9 @@ async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Page
         requestsInFlight="3",
         paused="on",
     )
-    assert answer.status_code == 201
+    assert response.status_code == 201
     for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
-        assert shown in answer.text
+        assert shown in response.text
     [endpoint] = await pages.api.walk("/v1/endpoints")
     at = f"/endpoints/{endpoint['endpointGid']}/edit"
     assert (endpoint["status"], endpoint["circuit"]["settings"]) == ("paused", {"failureThreshold": 7})

@@ -1,4 +1,4 @@
-"""What pages are made of: words, charts, coloured JSON, policies as forms, and what is told live."""
+"""What pages are made of: words, charts, coloured JSON, policies as forms, and live updates."""
 
 import asyncio
 import json
@@ -33,30 +33,30 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("share", "told"),
+    ("share", "shown"),
     [(None, "—"), (0, "0 %"), (0.5, "50.0 %"), (0.9996, "99.9 %"), (1, "100 %"), (0.0001, "0.0 %")],
 )
-def test_a_share_is_never_rounded_up_to_all_of_it(share: float | None, told: str) -> None:
-    assert text.percent(share) == told
+def test_a_share_is_never_rounded_up_to_all_of_it(share: float | None, shown: str) -> None:
+    assert text.percent(share) == shown
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "shown"),
     [(0, "now"), (59, "59 s ago"), (60, "1 min ago"), (3_599, "59 min ago"), (90_000, "1 d ago"), (-7_300, "in 2 h")],
 )
-def test_an_age_has_one_unit(seconds: float, told: str) -> None:
-    assert text.age(NOW - timedelta(seconds=seconds), NOW) == told
+def test_an_age_has_one_unit(seconds: float, shown: str) -> None:
+    assert text.age(NOW - timedelta(seconds=seconds), NOW) == shown
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "shown"),
     [(0, "0 s"), (0.3, "0.3 s"), (31, "31 s"), (331, "5 min 31 s"), (9_331, "2 h 35 min"), (86_400, "1 d")],
 )
-def test_a_duration_has_two_units_at_most(seconds: float, told: str) -> None:
-    assert text.duration(seconds) == told
+def test_a_duration_has_two_units_at_most(seconds: float, shown: str) -> None:
+    assert text.duration(seconds) == shown
 
 
-def test_counting_that_stopped_says_so() -> None:
+def test_a_count_that_stopped_at_its_limit_says_so() -> None:
     assert (text.count(9_999, 10_000), text.count(10_000, 10_000)) == ("9,999", "10,000+")
 
 
@@ -72,7 +72,9 @@ def test_counting_that_stopped_says_so() -> None:
         (CircuitRow(endpoint_gid="ep_1", hold=Hold.DISABLED), Level.FAILING, "disabled"),
     ],
 )
-def test_an_endpoint_is_what_keeps_it_from_taking_messages(circuit: CircuitRow, level: Level, state: str) -> None:
+def test_the_state_of_an_endpoint_is_what_keeps_it_from_taking_messages(
+    circuit: CircuitRow, level: Level, state: str
+) -> None:
     assert states.endpoint_state(circuit, level) == state
 
 
@@ -87,7 +89,7 @@ def test_a_chart_says_in_its_table_what_it_draws() -> None:
     assert 'aria-label="Attempts"' in chart.svg and "12:02 UTC: 2 delivered, 1 failed" in chart.svg
 
 
-def test_an_empty_chart_is_drawn_nevertheless() -> None:
+def test_an_empty_chart_is_drawn_too() -> None:
     assert charts.columns("x", (("a", "ok"),), []).rows == ()
     assert charts.shares("x", [Band("a", 0, "ok")]).rows == ()
 
@@ -128,7 +130,7 @@ def test_labels_of_charts_are_escaped() -> None:
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     )
 )
-def test_coloured_json_says_what_the_payload_says_and_has_no_markup_of_its_own(content: object) -> None:
+def test_coloured_json_has_the_text_of_the_payload_and_none_of_its_markup(content: object) -> None:
     plain = without_our_markup(Highlighter().payload(json.dumps(content).encode()))
     assert "<" not in plain and ">" not in plain
     assert json.loads(Markup(plain).unescape()) == content
@@ -148,7 +150,7 @@ def test_no_text_is_lost_or_added_but_white_space(source: str) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"[" * 20_000, b'{"a": "' + b"\\" * 3, b"\xff\xfe<script>", b"x" * 400_000])
-def test_what_is_not_json_is_shown_as_it_came_and_escaped(payload: bytes) -> None:
+def test_text_that_is_not_json_is_shown_unchanged_and_escaped(payload: bytes) -> None:
     for markup in (Highlighter().payload(payload), Highlighter().body(payload)):
         assert "<script>" not in markup
 
@@ -174,14 +176,14 @@ def test_colouring_takes_time_in_proportion_to_the_text(hostile: Callable[[int],
 
 def _seconds_to_colour(body: bytes) -> float:
     def once() -> float:
-        began = time.thread_time()  # what others do on this machine is not our work
+        began = time.thread_time()  # the work of other processes on this machine does not count
         Highlighter(tokens_left=10**9).body(body)
         return time.thread_time() - began
 
     return min(once() for _ in range(5))
 
 
-def test_a_page_colours_so_much_and_shows_the_rest_plain() -> None:
+def test_a_page_colours_up_to_a_limit_and_shows_the_rest_plain() -> None:
     page = Highlighter()
     bodies = [page.body(b'["a", ' + b'{"b": 1}, ' * 1_000 + b"2]") for _ in range(20)]
     assert sum(body.count("<span") for body in bodies) <= COLOURED_TOKENS
@@ -189,7 +191,7 @@ def test_a_page_colours_so_much_and_shows_the_rest_plain() -> None:
     assert "<span" in bodies[0] and "<span" not in bodies[-1]
 
 
-def test_a_url_may_break_behind_its_slashes() -> None:
+def test_a_url_may_break_after_its_slashes() -> None:
     assert code.url_markup("https://a.example/<b>/c") == "a.example/<wbr>&lt;b&gt;/<wbr>c"
 
 
@@ -211,7 +213,7 @@ def test_a_policy_survives_its_form(spec: dict[str, object]) -> None:
     assert resolve(Policy(**sent).spec()) == resolve(spec)
 
 
-def test_a_form_that_says_nothing_is_no_policy() -> None:
+def test_an_empty_form_is_no_policy() -> None:
     assert policy_form.policy(Form([("schedule", ""), ("delays", "1 s")])) is None
 
 
@@ -226,7 +228,7 @@ def test_a_form_that_says_nothing_is_no_policy() -> None:
         ({"statuses": "3xx"}, "statuses"),
     ],
 )
-def test_what_cannot_be_a_policy_names_its_field(fields: dict[str, str], wrong: str) -> None:
+def test_an_invalid_policy_names_its_field(fields: dict[str, str], wrong: str) -> None:
     with pytest.raises(Problem) as caught:
         policy_form.policy(Form(list(fields.items())))
     assert [error.field for error in caught.value.errors] == [wrong]
@@ -288,7 +290,7 @@ def test_limits_say_where_they_come_from() -> None:
 
 
 class Looks:
-    """What a broadcaster looks at, and how often it did."""
+    """The source that a broadcaster queries, with a count of its queries."""
 
     def __init__(self) -> None:
         self.regions: Regions = {"a": "1", "b": "1"}
@@ -313,7 +315,7 @@ async def test_listeners_get_what_changed_and_only_that() -> None:
     await stream.aclose()
 
 
-async def test_all_tabs_share_one_look_and_nobody_looks_without_them() -> None:
+async def test_all_tabs_share_one_query_and_no_query_runs_without_tabs() -> None:
     looks, broadcaster = Looks(), Broadcaster(every_seconds=0.02)
     streams = [broadcaster.stream("x", looks, None) for _ in range(20)]
     for stream in streams:
@@ -327,7 +329,7 @@ async def test_all_tabs_share_one_look_and_nobody_looks_without_them() -> None:
     assert looks.count <= seen + 1
 
 
-async def test_whoever_comes_back_having_seen_the_newest_gets_nothing_until_there_is_news() -> None:
+async def test_a_client_that_has_seen_the_newest_event_gets_nothing_until_the_next_one() -> None:
     looks, broadcaster = Looks(), Broadcaster(every_seconds=0.01)
     staying = broadcaster.stream("x", looks, None)
     first = await anext(staying)
@@ -341,8 +343,8 @@ async def test_whoever_comes_back_having_seen_the_newest_gets_nothing_until_ther
         await stream.aclose()
 
 
-async def test_closing_ends_streams_and_waits_for_the_look_in_progress() -> None:
-    """The look uses the database, which is closed next."""
+async def test_closing_ends_streams_and_waits_for_the_query_in_progress() -> None:
+    """The query uses the database, which is closed next."""
     looks, broadcaster = Looks(), Broadcaster(every_seconds=60)
     looking, ended = asyncio.Event(), asyncio.Event()
 
@@ -360,7 +362,7 @@ async def test_closing_ends_streams_and_waits_for_the_look_in_progress() -> None
         assert not await following
     between = asyncio.create_task(_all(broadcaster.stream("x", looks, None)))
     async with asyncio.timeout(30):
-        await broadcaster.close()  # and for no pause between two looks
+        await broadcaster.close()  # and for no pause between two queries
         await between
 
 
@@ -368,7 +370,7 @@ async def _all(stream: AsyncIterator[ServerSentEvent]) -> list[ServerSentEvent]:
     return [event async for event in stream]
 
 
-async def test_a_look_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_query_that_fails_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     looks, broadcaster = Looks(), Broadcaster(every_seconds=0.01)
     failures = iter([OSError("away"), OSError("away")])
 
@@ -382,7 +384,7 @@ async def test_a_look_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch)
     await stream.aclose()
 
 
-async def test_a_stream_ends_by_itself_so_that_sessions_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_ends_by_itself_so_that_sessions_are_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "STREAM_FOR_S", 0.05)
     broadcaster = Broadcaster(every_seconds=0.01)
     assert len([event async for event in broadcaster.stream("x", Looks(), None)]) == 1

@@ -28,7 +28,7 @@ ALERTS = {
 
 
 def mistakes(page: str) -> dict[str, str]:
-    """What a page says of its fields. Each is marked for assistive technology, too."""
+    """The errors of the fields of a page. Each is marked for assistive technology, too."""
     found = {name: unescape(said) for name, said in re.findall(r'id="h-(\w+)" class="mistake">([^<]*)<', page)}
     for name in found:
         assert re.search(rf'id="f-{name}"[^>]* aria-describedby="h-{name}" aria-invalid="true"', page), name
@@ -36,7 +36,7 @@ def mistakes(page: str) -> dict[str, str]:
 
 
 def written(page: str, field: str) -> str:
-    """What is in a field of a form."""
+    """The value of a field of a form."""
     area = re.search(rf'<textarea id="f-{field}"[^>]*>(.*?)</textarea>', page, re.DOTALL)
     line = re.search(rf'<input id="f-{field}"[^>]*? value="([^"]*)"', page)
     assert area or line, field
@@ -89,7 +89,7 @@ async def test_limits_for_alerts_of_an_endpoint_are_shown_with_their_source_and_
         ("alertDeadLetters", "-1"),
     ],
 )
-async def test_what_cannot_be_a_limit_is_marked_and_kept(pages: Pages, field: str, wrong: str) -> None:
+async def test_an_invalid_limit_is_marked_and_kept(pages: Pages, field: str, wrong: str) -> None:
     created(await pages.api.post("/v1/tenants", {"name": "acme"}))
     await pages.sign_in()
     for path in ("/endpoints/new", "/tenants/acme/edit"):
@@ -151,7 +151,7 @@ async def test_a_tenant_is_created_found_and_edited(pages: Pages) -> None:
     assert await audited(pages) == before
 
 
-async def test_what_is_wrong_with_a_tenant_is_told_at_its_field_and_changes_nothing(pages: Pages) -> None:
+async def test_an_invalid_tenant_is_marked_at_its_field_and_changes_nothing(pages: Pages) -> None:
     for name in ("acme", "globex"):
         created(await pages.api.post("/v1/tenants", {"name": name}))
     await pages.sign_in()
@@ -197,7 +197,7 @@ async def test_an_event_type_is_created_edited_archived_and_restored(pages: Page
     fields |= {"example": '{"note": "", "n": true}'}
     assert (await pages.send(f"/event-types/-/edit/{name}", **fields)).status_code == 303
     assert (await pages.send(f"/event-types/-/edit/{name}", **fields)).status_code == 303
-    fields |= {"example": '{"note": "", "n": 1}'}  # which Python takes for the same
+    fields |= {"example": '{"note": "", "n": 1}'}  # which Python considers equal
     assert (await pages.send(f"/event-types/-/edit/{name}", **fields)).status_code == 303
     changed = ok(await pages.api.get(path))
     assert (changed["example"], changed["deprecated"]) == ({"note": "", "n": 1}, False)
@@ -232,7 +232,7 @@ async def test_an_event_type_is_created_edited_archived_and_restored(pages: Page
         ("description", "d" * 1001, "1000"),
     ],
 )
-async def test_what_is_wrong_with_an_event_type_is_told_at_its_field_and_no_input_is_lost(
+async def test_an_invalid_event_type_is_marked_at_its_field_and_no_input_is_lost(
     pages: Pages, field: str, wrong: str, said: str
 ) -> None:
     created(await pages.api.post("/v1/event-types", {"name": "taken", "schema": SCHEMA}))

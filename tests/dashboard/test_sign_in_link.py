@@ -23,10 +23,10 @@ async def test_a_link_signs_in_once_and_only_by_its_button(pages: Pages) -> None
         assert (await other.get("/")).status_code == 303
 
 
-async def test_a_link_that_was_not_made_here_signs_nobody_in(pages: Pages) -> None:
+async def test_an_invalid_link_does_not_sign_in(pages: Pages) -> None:
     for token in ("", "x" * 32):
-        answer = await pages.http.post("/sign-in/link", data={"token": token})
-        assert answer.status_code == 401 and "set-cookie" not in answer.headers
+        response = await pages.http.post("/sign-in/link", data={"token": token})
+        assert response.status_code == 401 and "set-cookie" not in response.headers
     assert (await pages.get("/sign-in/link/nonsense")).status_code == 401
 
 

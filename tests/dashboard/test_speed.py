@@ -22,7 +22,7 @@ CPU_S = 0.2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Copies of one delivery: what the scenery made, told again and again, some of it dead, most of it done.
+# Copies of one delivery of the scenery: some are dead letters, most are delivered.
 MULTIPLY = """
     WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)
     INSERT INTO delivery (gid, tenant_gid, message_gid, endpoint_gid, channel, event_type, status, round, attempts,
@@ -50,13 +50,13 @@ async def full(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     "path", ["/", "/endpoints", "/endpoints?sort=health", "/deliveries", "/deliveries?status=parked", "/dead-letters"]
 )
 async def test_a_page_takes_little_work(full: Pages, path: str) -> None:
-    """In CPU time, so that a busy machine does not decide."""
+    """In CPU time, which does not depend on the load of the machine."""
     best = 10.0
     for _ in range(3):
         began = time.process_time()
-        answer = await full.get(path)
+        response = await full.get(path)
         best = min(best, time.process_time() - began)
-        assert answer.status_code == 200
+        assert response.status_code == 200
     assert best < CPU_S
 
 
@@ -73,7 +73,7 @@ async def test_the_first_page_is_small_with_everything_that_it_needs(full: Pages
 async def test_the_first_page_takes_few_bytes_of_a_cold_server_in_a_browser_with_an_empty_cache(
     stage: Stage, full: Pages, tmp_path: Path
 ) -> None:
-    """How long it takes is measured by `python -m bench --only pages`."""
+    """The time is measured by `python -m bench --only pages`."""
     database_url = full.api.services.settings.database_url
     async with serve(database_url, tmp_path) as (_, url), stage.tab(signed_in=False) as page:
         await page.goto(f"{url}/sign-in")
@@ -85,6 +85,6 @@ async def test_the_first_page_takes_few_bytes_of_a_cold_server_in_a_browser_with
 
 
 async def test_the_last_page_of_a_list_costs_no_more_than_the_first(full: Pages) -> None:
-    """Lists go on behind a key, and do not count what lies before it."""
+    """Lists continue after a key (keyset pagination), and do not count the rows before it."""
     first = (await full.get("/deliveries")).text
     assert "cursor=" in first and "page=" not in first

@@ -1,4 +1,4 @@
-"""Every page there is, by the route that shows it: what is asked of each page is asked of all of them."""
+"""Every page of the dashboard, by its route, so that checks of one page run for all of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from testing.waiting import assert_eventually
 from tests.dashboard.conftest import Stage
 
 NO_PAGES = ("/live", "/bundle", "/body")
-"""What else is asked for by GET: a stream, and downloads."""
+"""The other GET routes: a stream, and downloads."""
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
@@ -50,15 +50,15 @@ def routes_of_pages(app: FastAPI) -> set[str]:
 
 
 async def visits_to_all_pages(stage: Stage) -> list[Visit]:
-    """One visit at least to each route, and some to what looks otherwise there."""
+    """At least one visit to each route, and more for routes with several appearances."""
     ids = await _something_of_everything(stage)
     tenant = ids["tenant"]
     link = created(await stage.api.post(f"/v1/tenants/{tenant}/portal-link"))["url"].rpartition("/")[2]
-    told = {**ids, "token": link, "link": make_link(stage.api.app, "").rpartition("/")[2]}
+    values = {**ids, "token": link, "link": make_link(stage.api.app, "").rpartition("/")[2]}
     task = f"/v1/tasks/{ids['inbox']}"
     for_ann = created(await stage.api.post(f"{task}/links", {"assignee": "ann"}))["url"].rpartition("/")[2]
     decided = ids["decided"]
-    visits = [Visit(route, path) for route in sorted(routes_of_pages(stage.api.app)) for path in _paths(route, told)]
+    visits = [Visit(route, path) for route in sorted(routes_of_pages(stage.api.app)) for path in _paths(route, values)]
     globex = stage.scenery.of("globex").gid
     return [
         *visits,
@@ -95,13 +95,13 @@ def _paths(route: str, ids: dict[str, str]) -> Iterator[str]:
 
 
 async def _something_of_everything(stage: Stage) -> dict[str, str]:
-    """Made in earnest by a tenant of its own: by the part of an address that they stand behind. All that people may
-    name has a name as long as may be, without a place to break."""
+    """One resource of each kind, created over the API for a tenant of its own, by the part of an address that its id
+    follows. Every name that a user can choose is as long as possible, without a place to break."""
     api, tenant, channel = stage.api, f"{uuid4().hex * 3}ten", f"{uuid4().hex * 3}chan"
     await api.channel(channel)
     gids: dict[str, str] = {}
-    for name, answer in (("well", 200), ("ill", 404)):
-        stage.receiver.respond(answer, path=f"/{name}/{tenant * 3}")
+    for name, status in (("well", 200), ("ill", 404)):
+        stage.receiver.respond(status, path=f"/{name}/{tenant * 3}")
         made = await api.endpoint(
             stage.receiver.url_for(f"/{name}/{tenant * 3}"), channel=channel, tenant=tenant, description=name * 200
         )
@@ -120,7 +120,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
         assert await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
 
     await assert_eventually(are_done)
-    inboxes, asked, answered = await _tasks(api, tenant, f"{channel[:90]}tasks")
+    inboxes, asked, decided = await _tasks(api, tenant, f"{channel[:90]}tasks")
     (receipt,) = await api.rows("SELECT gid FROM receipt WHERE delivery_gid = :gid", gid=delivered)
     theirs = await api.key(tenant=tenant)
     batch: str = (await theirs.post("/v1/dead-letters/replay", {"channel": channel})).json()["batchGid"]
@@ -133,7 +133,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
         "receipts": receipt.gid,
         "inboxes": inboxes,
         "inbox": asked,
-        "decided": answered,
+        "decided": decided,
         "batches": batch,
         "channels": channel,
         "event-types": described["name"],
@@ -141,7 +141,7 @@ async def _something_of_everything(stage: Stage) -> dict[str, str]:
 
 
 async def _tasks(api: Api, tenant: str, channel: str) -> tuple[str, str, str]:
-    """An inbox, a task that is open and one that is decided, with all that a task may have."""
+    """An inbox, an open task and a decided one, with every field of a task."""
     await api.channel(channel)
     properties = {
         "long" * 20: {"type": "string", "maxLength": 500, "description": "w" * 200},
@@ -178,7 +178,7 @@ async def _dead_letter_of(stage: Stage, endpoint: str) -> str:
 
 
 async def obstacles_on(page: Page, options: dict[str, Any] = RULES) -> list[str]:
-    """What axe finds on the page that is open, as far as it is serious."""
+    """The serious findings of axe on the open page."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(AXE)
     results = await page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **options})

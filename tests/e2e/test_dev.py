@@ -1,4 +1,4 @@
-"""`everhook dev` as a person runs it: one real process with Temporal inside, watched by what it prints."""
+"""`everhook dev` from the command line: one real process with Temporal inside, observed by its output."""
 
 import asyncio
 import contextlib
@@ -75,12 +75,12 @@ class Dev:
         await assert_eventually(printed, timeout)
 
     async def interrupt(self) -> None:
-        """Ctrl-C: ends well, in time, and leaves nothing behind."""
+        """Ctrl-C: ends with status 0, in time, and leaves no process."""
         self.process.send_signal(signal.SIGINT)
         assert await self.process.wait(timeout=40) == 0, self.process.tail()
         assert "Traceback" not in self.process.output()
         for port in self.ports.values():
-            assert_nobody_listens(port)
+            assert_no_listener(port)
 
     def temporal(self) -> psutil.Process:
         family = psutil.Process(self.process.pid).children(recursive=True)
@@ -105,7 +105,7 @@ async def running(dev: Dev) -> AsyncIterator[Dev]:
         await dev.process.kill9()
 
 
-def assert_nobody_listens(port: int) -> None:
+def assert_no_listener(port: int) -> None:
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", port)) != 0, f"somebody still listens on {port}"
 
@@ -116,12 +116,12 @@ async def endpoints_of(client: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 
 async def run_the_printed_command(dev: Dev, directory: Path) -> None:
-    """What the output offers for pasting does what it says, in a shell."""
+    """The commands that the output offers for pasting work in a shell."""
     command = re.search(r"^Publish a message\n(curl .*?)\n\n", dev.process.output(), re.MULTILINE | re.DOTALL)
     assert command is not None
     if shutil.which("curl") is not None:
-        answer = await Process(["sh", "-c", command[1]], log=directory / "curl.log").run()
-        assert '"type":"order.created"' in answer
+        output = await Process(["sh", "-c", command[1]], log=directory / "curl.log").run()
+        assert '"type":"order.created"' in output
         await dev.prints(r"(order\.created +demo: always well +✓ delivered[\s\S]*){2}", timeout=10)
 
 
@@ -135,13 +135,14 @@ async def sign_in_by_the_printed_link(dev: Dev) -> None:
 
 
 async def look_from_the_directory(dev: Dev, directory: Path) -> None:
-    """Commands beside it need no configuration: not those that go to the API, nor those to database and Temporal."""
+    """Commands in its directory need no configuration: neither those that call the API, nor those that use the
+    database and Temporal."""
     (directory / ".everhook").symlink_to(dev.data_dir)
     assert (dev.data_dir / "environment").stat().st_mode & 0o777 == 0o600
     everhook = f"{sys.executable} -m cli"
 
     async def output(line: str) -> str:
-        return await Process(["sh", "-c", line], log=directory / "beside.log", cwd=directory).run()
+        return await Process(["sh", "-c", line], log=directory / "commands.log", cwd=directory).run()
 
     assert "as the `everhook dev` of this directory configures it" in await output(f"{everhook} doctor")
     assert "each with its receipt" in await output(f"{everhook} receipts audit")
@@ -150,11 +151,11 @@ async def look_from_the_directory(dev: Dev, directory: Path) -> None:
 
 async def approve(client: httpx.AsyncClient) -> None:
     (task,) = (await client.get("/v1/tasks", params={"state": "open"})).json()["data"]
-    answer = {"outcome": "approved", "version": task["version"]}
-    (await client.post(f"/v1/tasks/{task['taskGid']}/decide", json=answer)).raise_for_status()
+    decision = {"outcome": "approved", "version": task["version"]}
+    (await client.post(f"/v1/tasks/{task['taskGid']}/decide", json=decision)).raise_for_status()
 
 
-async def test_the_demo_shows_each_fate_and_is_not_made_twice(tmp_path: Path) -> None:
+async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Path) -> None:
     async with running(Dev(tmp_path)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
         assert (dev.data_dir / "api-url").read_text() == f"{dev.url}\n", "commands in this directory find the API"
@@ -212,7 +213,7 @@ async def test_temporal_killed_while_publishing_comes_back_and_everything_is_del
     assert report.promised == 60
 
 
-async def test_the_next_start_carries_on_with_what_waits(tmp_path: Path) -> None:
+async def test_the_next_start_continues_with_waiting_deliveries(tmp_path: Path) -> None:
     async with running(Dev(tmp_path, "--no-demo")) as dev, Receiver() as receiver:
         receiver.respond(503, 200)
         async with dev.client() as client:
@@ -230,7 +231,7 @@ async def test_the_next_start_carries_on_with_what_waits(tmp_path: Path) -> None
         await dev.prints(r"order\.created .*✓ delivered +200 .* attempt 2")
 
 
-async def test_a_data_directory_in_use_is_refused_and_free_again_behind_a_kill(tmp_path: Path) -> None:
+async def test_a_data_directory_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
     async with running(Dev(tmp_path, "--no-demo")) as dev:
         line = await refusal(Dev(tmp_path / "other", "--data-dir", str(dev.data_dir)).process)
         assert f"another `everhook dev` (process {dev.process.pid}) uses --data-dir {dev.data_dir}" in line
@@ -239,7 +240,7 @@ async def test_a_data_directory_in_use_is_refused_and_free_again_behind_a_kill(t
         os.kill(dev.process.pid, signal.SIGKILL)
         await dev.process.wait()
         if sys.platform == "linux":  # elsewhere the kernel does not end children with their parent
-            await assert_eventually(lambda: assert_nobody_listens(dev.temporal_port))
+            await assert_eventually(lambda: assert_no_listener(dev.temporal_port))
             assert not temporal.is_running() or temporal.status() == psutil.STATUS_ZOMBIE
             await dev.start()
 
@@ -261,14 +262,14 @@ async def test_a_taken_port_is_named(tmp_path: Path, option: str) -> None:
     assert f"{option} {dev.ports[option]}: cannot listen on 127.0.0.1:{dev.ports[option]}" in line
 
 
-async def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+async def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     dev = Dev(tmp_path)
     dev.data_dir.write_text("a file")
     assert f"--data-dir {dev.data_dir} cannot be used" in await refusal(dev.process)
 
 
 @pytest.mark.parametrize("name", ["everhook.db", "temporal.db"])
-async def test_a_file_that_is_no_database_is_named(tmp_path: Path, name: str) -> None:
+async def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, name: str) -> None:
     dev = Dev(tmp_path)
     dev.data_dir.mkdir()
     (dev.data_dir / name).write_bytes(b"not a database, though long enough to be taken for one" * 100)
@@ -285,7 +286,7 @@ async def test_a_database_without_the_key_of_its_secrets_is_refused(tmp_path: Pa
     assert f"{dev.data_dir / 'master-key'} is missing" in line and "EVERHOOK_MASTER_KEYS" in line
 
 
-async def test_a_master_key_that_is_none_is_named_and_not_shown(tmp_path: Path) -> None:
+async def test_an_invalid_master_key_is_named_and_not_shown(tmp_path: Path) -> None:
     dev = Dev(tmp_path)
     dev.data_dir.mkdir()
     (dev.data_dir / "master-key").write_text("hunter2")
@@ -304,9 +305,9 @@ async def test_a_database_of_another_version_is_named(tmp_path: Path) -> None:
     assert "everhook.db cannot be used: Can't locate revision" in await refusal(dev.process)
 
 
-async def test_a_missing_temporal_is_said_with_the_remedy(tmp_path: Path) -> None:
+async def test_a_missing_temporal_is_reported_with_the_fix(tmp_path: Path) -> None:
     dev = Dev(tmp_path)
-    python = tmp_path / "bin" / "python"  # beside which there is no `temporal`
+    python = tmp_path / "bin" / "python"  # a directory without a `temporal`
     python.parent.mkdir()
     python.symlink_to(REAL_PYTHON)
     process = Process(

@@ -1,4 +1,4 @@
-"""The first hour of a new user: what the pages print for pasting succeeds, as it is printed, beside a `make dev`."""
+"""The first hour of a new user: what the pages print for pasting succeeds, as it is printed, next to a `make dev`."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from tests.e2e.test_dev import Dev, running
 README, CLI = REPOSITORY / "README.md", REPOSITORY / "docs/cli.md"
 EVERHOOK = f"{shlex.quote(sys.executable)} -m cli"
 SHORT = "--duration 2"
-"""Nobody waits for 20 seconds here; the rate and all else is as printed."""
+"""Shorter than the 20 seconds on the page; the rate and all other options are as printed."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,7 +44,7 @@ def block(page: Path, heading: str, number: int = 0) -> list[str]:
 
 @dataclass
 class Shell:
-    """Runs lines in the directory that has the data directory of `dev` in it, where port 8080 is that of `dev`."""
+    """Runs lines in the directory with the data directory of `dev`, where port 8080 is that of `dev`."""
 
     dev: Dev
     receiver_port: int
@@ -70,8 +70,8 @@ class Shell:
         return out.decode()
 
     @contextlib.asynccontextmanager
-    async def beside(self, line: str) -> AsyncIterator[None]:
-        """A command that goes on until Ctrl-C, from when it says that it has begun."""
+    async def in_background(self, line: str) -> AsyncIterator[None]:
+        """A command that runs until Ctrl-C, from when it says that it has started."""
         process = await self.start([f"exec {line.replace('everhook', EVERHOOK, 1)}"], stdout=DEVNULL)
         assert process.stderr is not None
         async with asyncio.timeout(30):
@@ -95,9 +95,9 @@ async def test_the_calls_in_the_readme_end_in_a_delivery_with_status_200(shell: 
         pytest.skip("there is no curl here")
     (receive,) = block(README, "## Publish with curl", 0)
     *calls, look = block(README, "## Publish with curl", 1)
-    async with shell.beside(receive.replace(".venv/bin/", "")):
-        answers = await shell.run(*calls)
-        (gid,) = re.findall(r"dlv_\w+", answers)
+    async with shell.in_background(receive.replace(".venv/bin/", "")):
+        output = await shell.run(*calls)
+        (gid,) = re.findall(r"dlv_\w+", output)
 
         async def is_delivered() -> None:
             shown = await shell.run(*calls[:2], look.replace("dlv_…", gid))
@@ -112,13 +112,13 @@ async def test_the_calls_in_the_readme_end_in_a_delivery_with_status_200(shell: 
     ids=["README", "try it", "simulate"],
 )
 async def test_the_commands_of_a_page_succeed(shell: Shell, page: Path, heading: str) -> None:
-    async with contextlib.AsyncExitStack() as beside:
+    async with contextlib.AsyncExitStack() as background:
         for line in block(page, heading):
             words = line.partition(" #")[0].strip()
             if words.startswith("alias"):
                 continue
             if re.match(r"everhook (receive|deliveries watch)", words):
-                await beside.enter_async_context(shell.beside(words))
+                await background.enter_async_context(shell.in_background(words))
                 continue
             if words.startswith("everhook simulate") and "--count" not in words:
                 words = f"{re.sub('--duration [0-9]+', '', words)} {SHORT}"

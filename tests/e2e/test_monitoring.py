@@ -27,7 +27,7 @@ QUERIES = [
 ]
 ONCE: dict[str, Any] = {"delaysSeconds": []}
 PATIENCE_S = 60
-"""A telling takes several passes of a second each; a busy machine makes them late, and nothing here measures time."""
+"""A notification takes several passes of a second each; a busy machine delays them, and no test here measures time."""
 EVENTS = "everhook.events"
 
 
@@ -48,7 +48,7 @@ class Watched:
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         return {family.name: family for family in text_string_to_metric_families(response.text)}
 
-    async def told(self) -> list[dict[str, Any]]:
+    async def events(self) -> list[dict[str, Any]]:
         """The events that were delivered."""
         chosen: dict[str, str | int] = {"endpointGid": self.alerts.gid, "status": "delivered", "limit": 500}
         deliveries = (await self.stack.client.get("/v1/deliveries", params=chosen)).json()["data"]
@@ -58,7 +58,7 @@ class Watched:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
-    """A stack on which this happened: messages delivered, one rejected, a circuit opened, and all of it told."""
+    """A stack with messages delivered, one rejected, a circuit opened, and notifications of all of it."""
     api_metrics, worker_metrics = free_port(), free_port()
     extra = {
         **QUICK,
@@ -90,21 +90,21 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
         yield Watched(stack, publisher, api_metrics, worker_metrics, ends["alerts"], ends["dead"], ends["broken"])
 
 
-async def test_operators_are_told_of_dead_letters_circuits_and_thresholds(watched: Watched) -> None:
+async def test_operators_are_notified_of_dead_letters_circuits_and_thresholds(watched: Watched) -> None:
     async def all_of_it() -> None:
-        told = await watched.told()
-        rejected = [event["data"] for event in told if event["kind"] == "delivery.dead_lettered"]
+        events = await watched.events()
+        rejected = [event["data"] for event in events if event["kind"] == "delivery.dead_lettered"]
         assert ("rejected", 404) in {(data["reason"], data["statusCode"]) for data in rejected}
-        assert (watched.broken.gid, "endpoint.circuit_opened") in {(one["endpointGid"], one["kind"]) for one in told}
-        assert [event["data"]["state"] for event in told if event["kind"] == "dead_letters.threshold"] == ["raised"]
+        assert (watched.broken.gid, "endpoint.circuit_opened") in {(one["endpointGid"], one["kind"]) for one in events}
+        assert [event["data"]["state"] for event in events if event["kind"] == "dead_letters.threshold"] == ["raised"]
 
     await assert_eventually(all_of_it, PATIENCE_S, interval=0.2)
 
 
-async def test_a_dead_endpoint_for_events_makes_no_events_about_them(watched: Watched) -> None:
-    """Each event fails there, its deliveries are dead-lettered, its circuit opens: of that, one event to the other."""
+async def test_a_dead_endpoint_for_events_causes_no_events_about_itself(watched: Watched) -> None:
+    """Each event fails there, its deliveries are dead-lettered, its circuit opens: the other one gets one event."""
 
-    async def its_circuit_is_told() -> None:
+    async def its_circuit_is_reported() -> None:
         assert await about_it() == ["endpoint.circuit_opened"]
 
     async def what_comes_later_is_parked() -> None:
@@ -112,15 +112,15 @@ async def test_a_dead_endpoint_for_events_makes_no_events_about_them(watched: Wa
         assert {row["status"] for row in rows.json()["data"]} == {"dead_lettered", "parked"}
 
     async def about_it() -> list[str]:
-        return [event["kind"] for event in await watched.told() if event["endpointGid"] == watched.dead_alerts.gid]
+        return [event["kind"] for event in await watched.events() if event["endpointGid"] == watched.dead_alerts.gid]
 
-    await assert_eventually(its_circuit_is_told, PATIENCE_S, interval=0.2)
+    await assert_eventually(its_circuit_is_reported, PATIENCE_S, interval=0.2)
     await watched.publisher.publish_many("refused", 1)  # a dead letter, and so an event
     await assert_eventually(what_comes_later_is_parked, PATIENCE_S, interval=0.2)
     steps = await _steps(watched)
     await assert_eventually(lambda: _more_steps(watched, steps + 3 * STEPS_OF_A_PASS), PATIENCE_S, interval=0.2)
     assert await about_it() == ["endpoint.circuit_opened"]
-    assert EVENTS not in {event["data"].get("channelName") for event in await watched.told()}
+    assert EVENTS not in {event["data"].get("channelName") for event in await watched.events()}
 
 
 STEPS_OF_A_PASS = 6
@@ -176,7 +176,7 @@ async def test_each_listener_is_one_line_of_the_log_that_says_what_it_is(watched
     }
 
 
-async def test_a_worker_offers_what_it_did_and_what_waits(watched: Watched) -> None:
+async def test_a_worker_serves_metrics_of_its_work_and_its_backlog(watched: Watched) -> None:
     found = await watched.scrape(watched.worker_metrics)
     assert _value(found, "everhook_attempts", verdict="delivered") >= 1, "it publishes operational events"
     assert _value(found, "everhook_undispatched") == _value(found, "everhook_oldest_undispatched_seconds") == 0
@@ -186,7 +186,7 @@ async def test_a_worker_offers_what_it_did_and_what_waits(watched: Watched) -> N
     assert "everhook_parked" in found and "process_resident_memory_bytes" in found
 
 
-async def test_the_metrics_of_temporal_s_sdk_come_along(watched: Watched) -> None:
+async def test_the_metrics_of_temporals_sdk_are_included(watched: Watched) -> None:
     worker, api = await watched.scrape(watched.worker_metrics), await watched.scrape(watched.api_metrics)
     assert {"temporal_request", "temporal_workflow_completed", "temporal_num_pollers"} <= set(worker)
     assert "temporal_request" in api and "temporal_num_pollers" not in api
@@ -219,18 +219,18 @@ async def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("query", QUERIES)
-async def test_every_query_of_the_board_has_an_answer(prometheus: PrometheusServer, query: str) -> None:
+async def test_every_query_of_the_board_has_a_result(prometheus: PrometheusServer, query: str) -> None:
     asked = query.replace("$__rate_interval", "10s")
     assert "$" not in asked
 
-    async def answered() -> None:
+    async def has_result() -> None:
         values = await prometheus.query(asked)
         assert values and not all(value != value for value in values), f"{asked}: {values}"
 
-    await assert_eventually(answered, interval=0.5)
+    await assert_eventually(has_result, interval=0.5)
 
 
-async def test_every_rule_is_evaluated_and_the_stack_s_trouble_shows(prometheus: PrometheusServer) -> None:
+async def test_every_rule_is_evaluated_and_alerts_show_the_failures_of_the_stack(prometheus: PrometheusServer) -> None:
     async def evaluated() -> None:
         rules = await prometheus.rules()
         assert {rule["health"] for rule in rules} == {"ok"}, rules

@@ -1,4 +1,4 @@
-"""`everhook serve --processes 2`, with PostgreSQL and without Temporal: one port, one page of metrics, one end."""
+"""`everhook serve --processes 2`, with PostgreSQL and without Temporal: one port, one page of metrics, one shutdown."""
 
 import asyncio
 import contextlib
@@ -40,13 +40,13 @@ class Served:
         return set(psutil.Process(self.process.pid).children())
 
     async def publish(self) -> int:
-        """Over a connection of its own; the status of the response."""
+        """Publish over a new connection; returns the status of the response."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, verify=False) as http:
             headers = {"authorization": f"Bearer {API_KEY}"}
             return (await http.post("/v1/channels/orders/messages", content=BODY, headers=headers)).status_code
 
     async def metric(self, name: str) -> dict[str, float]:
-        """By process."""
+        """The values of a metric, by process."""
         async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             page = (await http.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
         samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
@@ -159,7 +159,7 @@ def _assert_ended(children: set[psutil.Process]) -> None:
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-async def test_several_processes_want_postgresql_and_say_so(tmp_path: Path) -> None:
+async def test_several_processes_require_postgresql_and_say_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'everhook.db'}"
     process = Process([*EVERHOOK, "serve", "--processes", "2"], log=tmp_path / "serve.log", env=environment(url))
     process.start()

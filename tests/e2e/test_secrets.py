@@ -48,13 +48,13 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 
 @dataclass
-class Told:
+class KnownSecrets:
     """Every secret that this module learned, as bytes that may be found somewhere."""
 
     needles: dict[bytes, str] = field(default_factory=dict)
 
     def secret(self, secret: str) -> str:
-        """A prefix, and the secret in base64. Of a private key the seed alone counts: the rest of it is public."""
+        """A prefix, and the secret in base64. Only the seed of a private key counts: the rest of it is public."""
         raw = base64.b64decode(secret.rpartition("_")[2])[:32]
         encoded = base64.b64encode(raw[: len(raw) // 3 * 3])
         self.needles |= dict.fromkeys([raw, encoded, encoded.translate(_URL_SAFE), raw.hex().encode()], secret)
@@ -78,12 +78,12 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
-    return Told()
+def known() -> KnownSecrets:
+    return KnownSecrets()
 
 
 class VerifyingReceiver(Receiver):
-    """Knows one secret, as receivers do, and answers 401 to what that did not sign."""
+    """Knows one secret, as receivers do, and responds with 401 to requests that it did not sign."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def headers_of(arrival: Arrival) -> dict[str, str]:
 
 
 def verifies(arrival: Arrival, secret: str) -> bool:
-    """By two libraries that are not ours."""
+    """Verified by two third-party libraries."""
     try:
         standardwebhooks.Webhook(secret).verify(arrival.body, headers_of(arrival), json_parse=False)
         svix.Webhook(secret).verify(arrival.body, headers_of(arrival))
@@ -115,7 +115,7 @@ def verifies(arrival: Arrival, secret: str) -> bool:
 
 
 def kinds(arrival: Arrival) -> Counter[str]:
-    """How many signatures of each kind it bears: `{"v1": 2, "v1a": 1}`."""
+    """The number of its signatures of each kind: `{"v1": 2, "v1a": 1}`."""
     return Counter(one.partition(",")[0] for one in headers_of(arrival)["webhook-signature"].split())
 
 
@@ -133,7 +133,7 @@ def verifies_publicly(arrival: Arrival, public_key: str) -> bool:
 
 
 class Load:
-    """Publishes until the block ends, always so many messages under way: as fast as they arrive."""
+    """Publishes until the block ends, with a constant number of messages in flight."""
 
     def __init__(self, publisher: Publisher, channel: str, receiver: VerifyingReceiver) -> None:
         self._publisher = publisher
@@ -161,7 +161,7 @@ class Load:
         assert ack.message_gid in self._receiver.ids
 
     async def settled(self) -> None:
-        """Wait until all that was under way has arrived: no attempt is left that began before now."""
+        """Wait until all messages in flight have arrived: no attempt is left that began before now."""
         before = list(self._turns)
 
         def all_arrived() -> None:
@@ -170,10 +170,10 @@ class Load:
         await assert_eventually(all_arrived, PATIENCE_S)
 
 
-async def rotate(stack: Stack, gid: str, told: Told, **body: Any) -> dict[str, Any]:
+async def rotate(stack: Stack, gid: str, known: KnownSecrets, **body: Any) -> dict[str, Any]:
     response = await stack.client.post(f"/v1/endpoints/{gid}/secret/rotate", json=body)
     rotated: dict[str, Any] = response.raise_for_status().json()
-    told.secret(rotated["secret"])
+    known.secret(rotated["secret"])
     return rotated
 
 
@@ -182,18 +182,18 @@ async def public_keys(stack: Stack, gid: str) -> list[str]:
     return [key["publicKey"] for key in shown]
 
 
-async def test_a_rotation_under_load_fails_no_verification_and_no_delivery(stack: Stack, told: Told) -> None:
+async def test_a_rotation_under_load_fails_no_verification_and_no_delivery(stack: Stack, known: KnownSecrets) -> None:
     publisher = stack.publisher()
     await publisher.create_channel("rotating", {"delaysSeconds": [0.5, 0.5]})
     async with VerifyingReceiver() as receiver:
         endpoint = await publisher.create_endpoint(receiver.url_for("/"), "rotating", ed25519=True)
-        first = receiver.secret = told.secret(endpoint.secret)
+        first = receiver.secret = known.secret(endpoint.secret)
         (first_key,) = await public_keys(stack, endpoint.gid)
         async with Load(publisher, "rotating", receiver) as load:
             await load.settled()
             alone = receiver.arrivals[-1]
 
-            second = (await rotate(stack, endpoint.gid, told))["secret"]
+            second = (await rotate(stack, endpoint.gid, known))["secret"]
             second_key, _ = await public_keys(stack, endpoint.gid)
             await load.settled()
             overlap = newest(receiver, {"v1": 2, "v1a": 2})
@@ -201,10 +201,10 @@ async def test_a_rotation_under_load_fails_no_verification_and_no_delivery(stack
             await load.settled()
 
             third = new_secret()
-            await rotate(stack, endpoint.gid, told, secret=third)
+            await rotate(stack, endpoint.gid, known, secret=third)
             await load.settled()
             receiver.secret = third
-            await rotate(stack, endpoint.gid, told, secret=third, gracePeriodSeconds=1)
+            await rotate(stack, endpoint.gid, known, secret=third, gracePeriodSeconds=1)
             after = await assert_eventually(lambda: newest(receiver, {"v1": 1, "v1a": 1}), PATIENCE_S)
             third_key = (await public_keys(stack, endpoint.gid))[0]
             await load.settled()
@@ -220,23 +220,23 @@ async def test_a_rotation_under_load_fails_no_verification_and_no_delivery(stack
 
 
 def newest(receiver: Receiver, signatures: dict[str, int]) -> Arrival:
-    """The last arrival, once it bears these signatures."""
+    """The last arrival, once it has these signatures."""
     assert kinds(receiver.arrivals[-1]) == signatures
     return receiver.arrivals[-1]
 
 
-async def test_an_endpoint_that_insists_on_a_client_certificate_gets_it(
-    stack: Stack, told: Told, tmp_path: Path
+async def test_an_endpoint_that_requires_a_client_certificate_gets_it(
+    stack: Stack, known: KnownSecrets, tmp_path: Path
 ) -> None:
     authority, clients = Authority(), Authority("Clients' CA")
     ours, theirs = clients.issue("everhook"), authority.issue("localhost")
-    told.key(ours.key)
+    known.key(ours.key)
     publisher = stack.publisher()
     await publisher.create_channel("mutual", {"delaysSeconds": []})
     async with Receiver(ssl_context=theirs.server_context(tmp_path, clients.pem)) as receiver:
         url = f"https://localhost:{receiver.port}/"
         endpoint = await publisher.create_endpoint(url, "mutual", tls={"ca": authority.pem})
-        told.secret(endpoint.secret)
+        known.secret(endpoint.secret)
         refused = await publisher.publish("mutual", sample_payload(1))
         assert await status_of(stack, refused) == "dead_lettered"
         assert receiver.arrivals == []
@@ -251,7 +251,7 @@ async def test_an_endpoint_that_insists_on_a_client_certificate_gets_it(
 
 
 async def status_of(stack: Stack, ack: Ack | None) -> str:
-    """What becomes of a message's one delivery."""
+    """The final status of a message's one delivery."""
     assert ack is not None
     (delivery,) = ack.deliveries
 
@@ -264,24 +264,26 @@ async def status_of(stack: Stack, ack: Ack | None) -> str:
     return await assert_eventually(at_rest, PATIENCE_S)
 
 
-async def test_while_a_master_key_is_missing_deliveries_wait_and_are_not_charged(stack: Stack, told: Told) -> None:
-    """Without it no attempt could have a receipt, so none is made; the worker says once what is wrong."""
+async def test_while_a_master_key_is_missing_deliveries_wait_and_are_not_charged(
+    stack: Stack, known: KnownSecrets
+) -> None:
+    """Without the key no attempt could have a receipt, so none is made; the worker logs the reason once."""
     publisher = stack.publisher()
     await publisher.create_channel("waiting", {"delaysSeconds": []})
     async with Receiver() as receiver:
         # With a rate limit a worker makes the first attempt, and not the API, which has the key.
         endpoint = await publisher.create_endpoint(receiver.url_for("/"), "waiting", rateLimit=100)
-        told.secret(endpoint.secret)
+        known.secret(endpoint.secret)
         await stack.worker.terminate()
         other = await stack.start_worker(extra_env={"EVERHOOK_MASTER_KEYS": OTHER_MASTER_KEY})
         for number in range(3):
             await publisher.publish("waiting", sample_payload(number))
 
-        def told_once() -> None:
+        def is_reported_once() -> None:
             assert other.output().count("the receipt keys cannot be decrypted") == 1
             assert other.output().count('"send_attempt"') == 0
 
-        await assert_eventually(told_once, PATIENCE_S)
+        await assert_eventually(is_reported_once, PATIENCE_S)
         shown = (await stack.client.get(f"/v1/endpoints/{endpoint.gid}")).raise_for_status().json()
         assert (shown["circuit"]["state"], shown["circuit"]["failures"], receiver.arrivals) == ("closed", 0, [])
         await other.terminate()
@@ -294,31 +296,31 @@ async def test_while_a_master_key_is_missing_deliveries_wait_and_are_not_charged
         assert other.output().count("the receipt keys cannot be decrypted") == 1
 
 
-async def test_credentials_of_endpoints_are_sent_to_their_receiver_alone(stack: Stack, told: Told) -> None:
+async def test_credentials_of_endpoints_are_sent_only_to_their_receiver(stack: Stack, known: KnownSecrets) -> None:
     publisher = stack.publisher()
     await publisher.create_channel("authorized")
     async with TokenServer() as tokens, Receiver() as receiver:
-        oauth2 = tokens.auth(clientSecret=told.text("client-secret"))
+        oauth2 = tokens.auth(clientSecret=known.text("client-secret"))
         tokens.client = (oauth2["clientId"], oauth2["clientSecret"])
-        tokens.rules.token = told.text("access-token")
+        tokens.rules.token = known.text("access-token")
         auths = {
-            "bearer": {"type": "bearer", "token": told.text("token")},
-            "basic": {"type": "basic", "username": "everhook", "password": told.text("password")},
-            "header": {"type": "header", "name": "X-Api-Key", "value": told.text("value")},
+            "bearer": {"type": "bearer", "token": known.text("token")},
+            "basic": {"type": "basic", "username": "everhook", "password": known.text("password")},
+            "header": {"type": "header", "name": "X-Api-Key", "value": known.text("value")},
             "oauth2": oauth2,
         }
-        headers = {"X-Custom": told.text("custom-header")}
-        answers = [
+        headers = {"X-Custom": known.text("custom-header")}
+        responses = [
             await stack.client.post(
                 "/v1/endpoints",
                 json={"url": receiver.url_for(f"/{kind}"), "channel": "authorized", "auth": auth, "headers": headers},
             )
             for kind, auth in auths.items()
         ]
-        for answer in answers:
-            assert answer.status_code == 201
-            assert told.found_in(answer.content) <= {headers["X-Custom"], answer.json()["secret"]}
-            told.secret(answer.json()["secret"])
+        for response in responses:
+            assert response.status_code == 201
+            assert known.found_in(response.content) <= {headers["X-Custom"], response.json()["secret"]}
+            known.secret(response.json()["secret"])
         published = await stack.client.post("/v1/channels/authorized/messages", json={"type": "a", "payload": 1})
         arrivals = {arrival.path: headers_of(arrival) for arrival in await receiver.wait_for(4)}
     assert {found["x-custom"] for found in arrivals.values()} == set(headers.values())
@@ -329,9 +331,9 @@ async def test_credentials_of_endpoints_are_sent_to_their_receiver_alone(stack: 
         path = f"/v1/deliveries/{delivery['deliveryGid']}"
 
         async def is_delivered(path: str = path) -> None:
-            answer = await stack.client.get(path)
-            assert answer.json()["status"] == "delivered"
-            assert told.found_in(answer.content) == set()
+            response = await stack.client.get(path)
+            assert response.json()["status"] == "delivered"
+            assert known.found_in(response.content) == set()
 
         await assert_eventually(is_delivered, PATIENCE_S)
 
@@ -339,30 +341,30 @@ async def test_credentials_of_endpoints_are_sent_to_their_receiver_alone(stack: 
 BAD_SECRET = "whsec_" + base64.b64encode(b"only-twenty-three-bytes").decode()
 
 
-async def test_bad_requests_with_secrets_in_them_are_answered_without(stack: Stack, told: Told) -> None:
+async def test_responses_to_bad_requests_do_not_repeat_their_secrets(stack: Stack, known: KnownSecrets) -> None:
     url = f"/v1/endpoints/{(await stack.client.get('/v1/endpoints')).json()['data'][0]['endpointGid']}/secret/rotate"
-    told.secret(BAD_SECRET)
-    key = told.key(Authority().issue("x").key)
-    for answer in (
+    known.secret(BAD_SECRET)
+    key = known.key(Authority().issue("x").key)
+    for response in (
         await stack.client.post(url, json={"secret": BAD_SECRET}),
         await stack.client.post(url, content=f'{{"secret": "{BAD_SECRET}"'),
         await stack.client.post(url, json={"secret": [BAD_SECRET]}),
         await stack.client.post("/v1/endpoints", json={"url": "https://127.0.0.1/", "tls": {"clientKey": key}}),
         await stack.client.post("/v1/endpoints", json={"url": "https://127.0.0.1/", "tls": {"ca": key}}),
     ):
-        assert answer.status_code in (400, 422)
-        assert told.found_in(answer.content) == set()
+        assert response.status_code in (400, 422)
+        assert known.found_in(response.content) == set()
 
 
-async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> None:
-    """Last of this module: logs, database, and all that Temporal keeps, behind everything that was done above."""
+async def test_no_secret_is_written_down_anywhere(stack: Stack, known: KnownSecrets) -> None:
+    """Last of this module: logs, database, and all that Temporal keeps, after all the tests above."""
     for master_key in (MASTER_KEY, OTHER_MASTER_KEY):
-        told.secret(f"_{master_key}")
-    told.needles[API_KEY.encode()] = API_KEY
+        known.secret(f"_{master_key}")
+    known.needles[API_KEY.encode()] = API_KEY
     ring = KeyRing([MASTER_KEY])
     async with stack.engine.connect() as connection:
         rows = await connection.execute(text("SELECT gid, secret FROM endpoint_secret"))
-        opened = [told.secret(ENDPOINT_SECRET.decrypt(ring, box, gid)) for gid, box in rows]
+        opened = [known.secret(ENDPOINT_SECRET.decrypt(ring, box, gid)) for gid, box in rows]
     assert {secret.partition("_")[0] for secret in opened} == {"whsec", "whsk"}
     places = {
         "logs": b"".join(log.read_bytes() for log in stack.directory.glob("*.log")),
@@ -376,7 +378,7 @@ async def test_no_secret_is_written_down_anywhere(stack: Stack, told: Told) -> N
     assert all(len(content) > 1000 for content in places.values())
     for name, readable in (("histories", b"dlv_"), ("Temporal's store", b"dlv_"), ("database", b"endpoint_secret")):
         assert readable in places[name]
-    assert {name: told.found_in(content) for name, content in places.items()} == {name: set() for name in places}
+    assert {name: known.found_in(content) for name, content in places.items()} == {name: set() for name in places}
 
 
 def dump(file: Path) -> bytes:
@@ -387,7 +389,7 @@ def dump(file: Path) -> bytes:
 
 
 async def histories(stack: Stack) -> bytes:
-    """Every event of the last workflows, as it goes over the wire."""
+    """Every event of the last workflows, as it is sent over the wire."""
     client = await connect(target_host=stack.temporal.address, namespace=NAMESPACE)
     workflows = [workflow async for workflow in client.list_workflows(limit=30)]
     handles = [client.get_workflow_handle(workflow.id, run_id=workflow.run_id) for workflow in workflows]

@@ -10,7 +10,7 @@ POLICY = {"delaysSeconds": [0.2], "timeoutSeconds": 5}
 
 
 async def test_one_process_serves_sends_and_works_and_waits_for_temporal_without_holding_back(tmp_path: Path) -> None:
-    """It starts while Temporal is away; healthy endpoints receive at once, what fails goes on when Temporal comes."""
+    """It starts while Temporal is away; healthy endpoints receive at once, failed ones continue when it starts."""
     async with Stack(tmp_path, workers=0, serve=["--worker"]) as stack:
         await stack.api.kill9()
         await stack.temporal.stop()
@@ -40,7 +40,7 @@ async def test_one_process_serves_sends_and_works_and_waits_for_temporal_without
         assert await stack.api.wait(60) in (0, -signal.SIGTERM)
 
 
-async def test_without_sending_requests_leave_from_workers_alone(tmp_path: Path) -> None:
+async def test_with_sending_disabled_only_workers_send_requests(tmp_path: Path) -> None:
     async with Stack(tmp_path, serve=["--no-send"], extra_env={"EVERHOOK_TEMPORAL_HISTORY": "exceptions"}) as stack:
         publisher = stack.publisher()
         await publisher.create_channel("orders", POLICY)
@@ -54,7 +54,7 @@ async def test_without_sending_requests_leave_from_workers_alone(tmp_path: Path)
         assert (await client.count_workflows('WorkflowType="Delivery"')).count == 3
 
 
-async def test_exceptions_alone_leave_healthy_deliveries_out_of_temporal(tmp_path: Path) -> None:
+async def test_in_exceptions_mode_healthy_deliveries_have_no_workflow(tmp_path: Path) -> None:
     async with Stack(tmp_path, extra_env={"EVERHOOK_TEMPORAL_HISTORY": "exceptions"}) as stack:
         publisher = stack.publisher()
         await publisher.create_channel("orders", POLICY)

@@ -1,4 +1,4 @@
-"""One trace spans a publish, its workflow, its attempts, and what the receiver is told of it."""
+"""One trace spans a publish, its workflow, its attempts, and the `traceparent` that the receiver gets."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -51,19 +51,19 @@ async def publish(stack: Stack, traceparent: str | None = None) -> dict[str, Any
     return await assert_eventually(over, 30, interval=0.1)
 
 
-def told(delivery: dict[str, Any]) -> list[TraceParent]:
-    """What the receiver was told of the trace, at each attempt."""
+def received_contexts(delivery: dict[str, Any]) -> list[TraceParent]:
+    """The trace context that the receiver got, at each attempt."""
     headers = [dict(attempt["requestHeaders"]) for attempt in delivery["attempts"]]
     found = [parse(one["traceparent"]) for one in headers]
     return [one for one in found if one is not None]
 
 
-async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_receiver(
+async def test_the_callers_trace_is_passed_through_workflow_and_attempts_to_the_receiver(
     stack: Stack, collector: Collector
 ) -> None:
     await stack.receiver.respond(500, 200, path="/orders")
     delivery = await publish(stack, str(CALLER))
-    first, second = told(delivery)
+    first, second = received_contexts(delivery)
     assert first.trace_id == second.trace_id == CALLER.trace_id
 
     def the_whole_trace() -> None:
@@ -91,9 +91,9 @@ async def test_the_caller_s_trace_goes_through_workflow_and_attempts_to_the_rece
     await assert_eventually(the_whole_trace, interval=0.1)
 
 
-async def test_without_a_trace_of_the_caller_s_one_begins_at_the_publish(stack: Stack, collector: Collector) -> None:
+async def test_without_a_trace_of_the_caller_a_trace_begins_at_the_publish(stack: Stack, collector: Collector) -> None:
     await stack.receiver.respond(200, path="/orders")
-    (seen,) = told(await publish(stack))
+    (seen,) = received_contexts(await publish(stack))
 
     def it_begins_there() -> None:
         names = {span.name: span for span in collector.of(seen.trace_id)}
@@ -103,8 +103,8 @@ async def test_without_a_trace_of_the_caller_s_one_begins_at_the_publish(stack: 
     await assert_eventually(it_begins_there, interval=0.1)
 
 
-async def test_an_attempt_after_the_workflow_was_lost_is_of_the_same_trace(stack: Stack, collector: Collector) -> None:
-    """What the reconciler starts knows nothing of the publish; the message does."""
+async def test_an_attempt_after_the_workflow_was_lost_has_the_same_trace(stack: Stack, collector: Collector) -> None:
+    """A workflow that the reconciler starts has no trace of the publish; it reads the trace from the message."""
     await stack.receiver.respond(200, path="/orders")
     await stack.temporal.stop()
     body = {"type": "order.created", "payload": 2}
@@ -117,6 +117,6 @@ async def test_an_attempt_after_the_workflow_was_lost_is_of_the_same_trace(stack
     async def delivered() -> None:
         delivery = (await stack.client.get(f"/v1/deliveries/{gid}")).json()
         assert delivery["status"] == "delivered"
-        assert [one.trace_id for one in told(delivery)] == [CALLER.trace_id]
+        assert [one.trace_id for one in received_contexts(delivery)] == [CALLER.trace_id]
 
     await assert_eventually(delivered, 60, interval=0.2)

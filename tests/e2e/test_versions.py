@@ -1,4 +1,4 @@
-"""Worker deployment versions: a new release takes over what an old one began."""
+"""Worker deployment versions: a new release takes over workflows of an old one."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The exact request on the wire: headers, bodies and signatures, computed here by hand and by a stranger's library."""
+"""The exact request on the wire: headers, bodies and signatures, computed here by hand and by another library."""
 
 import base64
 import hashlib
@@ -85,7 +85,7 @@ async def test_the_request_has_exactly_the_documented_headers(
     assert abs(datetime.now(UTC).timestamp() - int(headers["webhook-timestamp"])) < 30
 
 
-async def test_three_signatures_cover_the_very_bytes_that_came(
+async def test_three_signatures_cover_the_exact_bytes_of_the_body(
     publisher: Publisher, receiver: Receiver, channel: str
 ) -> None:
     endpoint, _, [arrival] = await _deliver(publisher, receiver, channel)
@@ -145,7 +145,9 @@ async def test_each_body_format_embeds_the_payload_byte_for_byte(
     assert arrival.header("content-type") == media_type
 
 
-async def test_what_arrived_is_on_record(stack: Stack, publisher: Publisher, receiver: Receiver, channel: str) -> None:
+async def test_the_requests_that_arrived_are_recorded(
+    stack: Stack, publisher: Publisher, receiver: Receiver, channel: str
+) -> None:
     _, ack, [arrival] = await _deliver(publisher, receiver, channel)
     await stack.drained(of=publisher)
     [promised] = ack.deliveries

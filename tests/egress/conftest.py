@@ -1,4 +1,4 @@
-"""One exercise of the whole corpus, which many tests look at."""
+"""One run of the whole corpus, which many tests check."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (characters that are taken for others are what this is about)
-"""Hostile URLs and names, as data. Anyone who finds another way in adds a line here.
+"""Hostile URLs and names (SSRF, DNS rebinding), as data. Add a line for each new attack.
 
 `URLS` are refused for their text. `NAMES` look honest; what they resolve to is not.
 """
@@ -100,7 +100,7 @@ SINGLES: tuple[tuple[str, str], ...] = (
     ("2001::5601:5601", "Teredo"),
 )
 
-# What some parser somewhere takes for an inner address, or for another host than we would dial.
+# URLs that some parsers read as an inner address, or as another host than Everhook would dial.
 TEXTS: tuple[tuple[str, str], ...] = (
     # decimal, octal, hexadecimal, short, and mixtures
     ("https://2130706433/", IPV4_FORM),
@@ -334,7 +334,7 @@ TRICKS: tuple[Name, ...] = (
 )
 
 FLIPS = Name("flips.test", (_OLD, _OLD, _a("127.0.0.1")), refused_at_creation=False)
-"""Public when it is judged, and loopback at the next lookup: the judged address must be the one that is dialled."""
+"""Public when it is checked, and loopback at the next lookup: the checked address must be the one that is dialled."""
 
 
 def _bracketed(address: str) -> str:
@@ -352,7 +352,7 @@ def urls() -> Iterator[tuple[str, str]]:
 
 
 def names() -> Iterator[Name]:
-    """The tricks, and a name for the last address of each range."""
+    """Special cases, and a name for the last address of each range."""
     yield from TRICKS
     for number, (_, last, _) in enumerate(RANGES):
         yield Name(f"range-{number}.test", (_a(last),))

@@ -1,4 +1,4 @@
-"""Everhook against the whole corpus, in a room where nothing that it dials goes unseen; prints what happened as JSON.
+"""Everhook against the whole corpus, in a room where every connection is seen; prints the results as JSON.
 
 Run by `conftest.py` through `room.inside`. The processes are real, the egress rules those of production.
 """
@@ -20,7 +20,7 @@ from testing.stack import Stack
 from testing.waiting import assert_eventually
 from tests.egress.corpus import FLIPS, NAMES, PUBLIC, URLS, Answer
 from tests.egress.name_server import NameServer
-from tests.egress.receivers import EMPTY, TIMEOUT, Receiver, answering, hostile_answers, hostile_handshakes
+from tests.egress.receivers import EMPTY, TIMEOUT, Receiver, hostile_handshakes, hostile_responses, responding
 
 CANARY_PORTS = (443, 8443, 8080, 65535)
 SMALL = b'{"event":"test.small"}'
@@ -49,7 +49,7 @@ _OUTCOMES = """
 
 
 class Canary:
-    """Takes every connection to `CANARY_PORTS`, of whatever address, and remembers the address."""
+    """Takes every connection to `CANARY_PORTS`, on any address, and remembers the address."""
 
     def __init__(self) -> None:
         self._seen: list[str] = []
@@ -68,12 +68,12 @@ class Canary:
         writer.transport.abort()
 
     def take(self) -> list[str]:
-        """What was seen since it was last asked."""
+        """The addresses seen since the last call."""
         seen, self._seen = self._seen, []
         return seen
 
     async def test(self) -> list[str]:
-        """That it sees: what connections to these leave behind."""
+        """Check that it sees connections: the addresses that connections to these record."""
         addresses = ("127.0.0.1", "::1", "169.254.169.254")
         for address in addresses:
             _, writer = await asyncio.open_connection(address, CANARY_PORTS[0])
@@ -92,8 +92,8 @@ async def exercise(directory: Path) -> dict[str, Any]:
     authority = Authority()
     (directory / "ca.pem").write_text(authority.pem)
     tls = authority.issue("receiver.test").server_context(directory)
-    honest = Receiver(answering(b"HTTP/1.1 404 Not Found" + EMPTY), tls)
-    hostile = {**hostile_answers(tls), **hostile_handshakes(authority, directory)}
+    honest = Receiver(responding(b"HTTP/1.1 404 Not Found" + EMPTY), tls)
+    hostile = {**hostile_responses(tls), **hostile_handshakes(authority, directory)}
     names, canary = NameServer(_zone()), Canary()
     async with AsyncExitStack() as opened:
         opened.callback((await names.listen()).close)
@@ -156,7 +156,7 @@ class Exercise:
         return sent
 
     async def _send_to_honest_ones(self, memory: Sequence[float]) -> None:
-        """As to the hostile ones below, for comparison: until the worker grows no more, for caches fill slowly."""
+        """The same to honest receivers, for comparison, until the worker's memory is steady: caches fill slowly."""
         await self._open("honest", len(self._hostile))
         for _ in range(MAX_HONEST_ROUNDS):
             peak = max(memory)
@@ -166,17 +166,17 @@ class Exercise:
                 break
 
     async def _send_to_receivers(self) -> Outcomes:
-        """What the last round came to, and what the receivers counted over all."""
+        """The outcomes of the last round, and the counts of the receivers over all rounds."""
         await self._open("receivers", len(self._hostile))
         for _ in range(ROUNDS):
-            answered = await self._send("receivers", [one.url for one in self._hostile.values()], LARGE)
+            outcomes = await self._send("receivers", [one.url for one in self._hostile.values()], LARGE)
         return {
-            name: {**answered[one.url], **{count: getattr(one, count) for count in COUNTS}}
+            name: {**outcomes[one.url], **{count: getattr(one, count) for count in COUNTS}}
             for name, one in self._hostile.items()
         }
 
     async def _try_to_create(self, url: str) -> dict[str, Any]:
-        """What the API answers."""
+        """What the API returns."""
         response = await self._stack.client.post("/v1/endpoints", json={"url": url})
         return {"status": response.status_code, "body": response.json()}
 
@@ -186,8 +186,8 @@ class Exercise:
             await self._publisher.create_endpoint(self._honest.url, channel)
 
     async def _send(self, channel: str, urls: Sequence[str], payload: bytes) -> Outcomes:
-        """One message to all of them; what became of it, by URL. The API would refuse the URLs: they are written past
-        it."""
+        """One message to all of them; the outcomes by URL. The API would refuse the URLs: they are written to the
+        database."""
         async with self._stack.engine.begin() as connection:
             gids = (await connection.execute(text(_ENDPOINTS), {"channel": channel})).scalars().all()
             pairs = [{"url": url, "gid": gid} for url, gid in zip(urls, gids, strict=True)]
@@ -203,7 +203,7 @@ class Exercise:
 
     @asynccontextmanager
     async def _memory(self) -> AsyncIterator[list[float]]:
-        """What the worker takes meanwhile, in MB, from moment to moment."""
+        """The memory of the worker meanwhile, in MB, as a series."""
         worker, samples = psutil.Process(self._stack.worker.pid), list[float]()
 
         async def watch() -> None:

@@ -1,4 +1,4 @@
-"""A name server for the hostile: answers change from one question to the next, and nothing may be kept (TTL 0)."""
+"""A name server for DNS rebinding: answers change from one query to the next, and are not cacheable (TTL 0)."""
 
 import asyncio
 import struct
@@ -50,7 +50,7 @@ class NameServer(asyncio.DatagramProtocol):
 
 
 def _records(host: str, answer: Answer, wanted: int) -> list[bytes]:
-    """Those of the wanted type, behind the CNAME if there is one."""
+    """Those of the wanted type, after the CNAME if there is one."""
     records, owner = [], host
     for kind, value in answer:
         if kind == "CNAME":
@@ -76,7 +76,7 @@ def _name(text: str) -> bytes:
 
 
 def _read_name(data: bytes, at: int) -> tuple[str, int]:
-    """The name, and the position behind it. A question needs no compression."""
+    """The name, and the position after it. A question needs no compression."""
     labels = []
     while size := data[at]:
         labels.append(data[at + 1 : at + 1 + size].decode("latin-1"))

@@ -1,4 +1,4 @@
-"""Receivers that mean harm, with TLS done by hand: every byte that comes is counted, and so is what it decrypts to."""
+"""Malicious receivers, with TLS done by hand: they count the bytes on the wire and the decrypted bytes."""
 
 import asyncio
 import gzip
@@ -17,7 +17,7 @@ from testing.certificates import Authority, Pair, self_signed
 Result = TypeVar("Result")
 
 ENOUGH = 1 << 30
-"""Bytes after which a flood ends: a client that has read that many reads all."""
+"""Bytes after which a flood ends: a client that has read that many has no limit."""
 
 EMPTY = b"\r\ncontent-length: 0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -58,13 +58,13 @@ class Line:
         await self._writer.drain()
 
     async def flood(self, data: bytes, every: float = 0.0) -> None:
-        """Until the client has had enough of it."""
+        """Send it until the client hangs up, or has taken `ENOUGH`."""
         for _ in range(ENOUGH // len(data)):
             await self.send(data)
             await asyncio.sleep(every)
 
     async def hear(self) -> bytes:
-        """What comes next on the wire."""
+        """The next bytes on the wire."""
         data = await self._reader.read(65536)
         self._receiver.raw_bytes += len(data)
         if not data:
@@ -112,7 +112,7 @@ Act = Callable[[Line], Awaitable[None]]
 
 @dataclass
 class Receiver:
-    """`raw_bytes` came on the wire, `app_bytes` are what they held once decrypted."""
+    """`raw_bytes` are the bytes on the wire, `app_bytes` those after decryption."""
 
     act: Act
     tls: ssl.SSLContext | None = None
@@ -149,8 +149,8 @@ class Receiver:
         writer.close()
 
 
-def answering(*pieces: bytes) -> Act:
-    """Requests on one connection, each answered by all the pieces."""
+def responding(*pieces: bytes) -> Act:
+    """Requests on one connection, each of which gets all the pieces as its response."""
 
     async def act(line: Line) -> None:
         await line.shake_hands()
@@ -172,7 +172,7 @@ def flooding(first: bytes, data: bytes, every: float = 0.0) -> Act:
     return act
 
 
-async def never_answering(line: Line) -> None:
+async def never_responding(line: Line) -> None:
     await line.shake_hands()
     await line.request()
     await line.silence()
@@ -208,7 +208,7 @@ def bomb() -> bytes:
 TIMEOUT = 2
 """Seconds that a request may take, for those that would take for ever."""
 
-ANSWERS: Mapping[str, int | str] = {
+RESPONSES: Mapping[str, int | str] = {
     "gzip bomb": 200,
     "100 KB in one header": 200,
     "100 KB of headers": 200,
@@ -222,13 +222,13 @@ ANSWERS: Mapping[str, int | str] = {
     "a chunk of 16 EiB": 200,
     "drips headers": "timeout_total",
     "drips its body": "timeout_total",
-    "never answers": "timeout_total",
+    "never responds": "timeout_total",
     "resets": "reset",
     "garbage": "protocol",
     "redirects inward": "http_302",
     "redirects to the metadata": "http_307",
 }
-"""What each comes to: a status, or the name of a failure."""
+"""The expected result of each: a status, or the name of a failure."""
 
 HANDSHAKES: Mapping[str, int | str] = {
     "expired": "tls",
@@ -244,15 +244,15 @@ HANDSHAKES: Mapping[str, int | str] = {
 }
 
 
-def hostile_answers(tls: ssl.SSLContext) -> Mapping[str, Receiver]:
-    """TLS in order, HTTP not."""
+def hostile_responses(tls: ssl.SSLContext) -> Mapping[str, Receiver]:
+    """Receivers with valid TLS and hostile HTTP."""
     start, early = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
     to = "HTTP/1.1 {} Moved\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n"
     acts = {
-        "gzip bomb": answering(bomb()),
-        "100 KB in one header": answering(start + b"x-big: " + b"a" * 102_000 + EMPTY),
-        "100 KB of headers": answering(start + b"x-some: %s\r\n" % (b"a" * 90) * 1_000 + EMPTY[2:]),
-        "300 KB in one header": answering(start + b"x-big: " + b"a" * 300_000 + EMPTY),
+        "gzip bomb": responding(bomb()),
+        "100 KB in one header": responding(start + b"x-big: " + b"a" * 102_000 + EMPTY),
+        "100 KB of headers": responding(start + b"x-some: %s\r\n" % (b"a" * 90) * 1_000 + EMPTY[2:]),
+        "300 KB in one header": responding(start + b"x-big: " + b"a" * 300_000 + EMPTY),
         "headers without end": flooding(start, b"x-more: y\r\n" * 100),
         "endless 103s": flooding(b"", early * 100),
         "endless 103s, slowly": flooding(b"", early, 0.05),
@@ -262,17 +262,17 @@ def hostile_answers(tls: ssl.SSLContext) -> Mapping[str, Receiver]:
         "a chunk of 16 EiB": flooding(start + b"transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n", b"z" * 4096),
         "drips headers": flooding(start + b"x-drip: ", b"a", 0.05),
         "drips its body": flooding(start + b"content-length: 9999\r\n\r\n", b"a", 0.05),
-        "never answers": never_answering,
+        "never responds": never_responding,
         "resets": resetting,
-        "garbage": answering(b"\0\xff" * 50_000),
-        "redirects inward": answering(to.format(302, "http://127.0.0.1:8080/").encode()),
-        "redirects to the metadata": answering(to.format(307, "http://169.254.169.254/").encode()),
+        "garbage": responding(b"\0\xff" * 50_000),
+        "redirects inward": responding(to.format(302, "http://127.0.0.1:8080/").encode()),
+        "redirects to the metadata": responding(to.format(307, "http://169.254.169.254/").encode()),
     }
     return {name: Receiver(act, tls) for name, act in acts.items()}
 
 
 def hostile_handshakes(authority: Authority, directory: Path) -> Mapping[str, Receiver]:
-    """Nothing of a request may reach any of these."""
+    """Receivers with invalid TLS: no byte of a request may reach them."""
     ours, day = "receiver.test", timedelta(days=1)
 
     def served(name: str, pair: Pair, client_ca: str | None = None) -> ssl.SSLContext:
@@ -284,7 +284,7 @@ def hostile_handshakes(authority: Authority, directory: Path) -> Mapping[str, Re
         context.minimum_version = context.maximum_version = version
         return context
 
-    stranger = Authority("Nobody's CA")
+    stranger = Authority("An unknown CA")
     good = authority.issue(ours)
     contexts = {
         "expired": served("expired", authority.issue(ours, (-2 * day, -day))),
@@ -295,7 +295,7 @@ def hostile_handshakes(authority: Authority, directory: Path) -> Mapping[str, Re
         "client certificate required, TLS 1.2": only(served("c12", good, stranger.pem), ssl.TLSVersion.TLSv1_2),
         "client certificate required, TLS 1.3": only(served("c13", good, stranger.pem), ssl.TLSVersion.TLSv1_3),
     }
-    receivers = {name: Receiver(answering(OK), context) for name, context in contexts.items()}
+    receivers = {name: Receiver(responding(OK), context) for name, context in contexts.items()}
     receivers["reset in the handshake"] = Receiver(resetting_in_the_handshake)
     receivers["no TLS at all"] = Receiver(speaking_plainly)
     receivers["silent in the handshake"] = Receiver(silent_in_the_handshake)

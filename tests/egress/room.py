@@ -1,8 +1,8 @@
-"""A room without a door: a network namespace in which every address on earth is this machine.
+"""A closed room: a network namespace in which every address is this machine.
 
-Whatever a process inside dials, 8.8.8.8 or 169.254.169.254, arrives at a server that listens here, so that a test can
-see each connection that it should never have made; and name servers are asked on 127.0.0.1. Linux only; it needs no
-privileges where the kernel allows user namespaces.
+Every connection of a process inside, for example to 8.8.8.8 or 169.254.169.254, arrives at a server that listens here,
+so that a test sees each connection that must not be made. Name servers are on 127.0.0.1. Linux only; no privileges are
+needed where the kernel allows user namespaces.
 """
 
 import functools
@@ -32,7 +32,7 @@ def inside(command: Sequence[str], directory: Path) -> list[str]:
 
 @functools.cache
 def why_not() -> str | None:
-    """Why there is no room to be had on this machine; None if there is."""
+    """The reason why this machine cannot create a room; None if it can."""
     with tempfile.TemporaryDirectory() as directory:
         try:
             subprocess.run(inside(["true"], Path(directory)), check=True, capture_output=True, text=True, timeout=20)

@@ -87,7 +87,7 @@ def test_the_last_address_of_a_block_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_a_public_neighbour_of_a_block_is_let_through(text: str) -> None:
+def test_a_public_address_next_to_a_block_is_allowed(text: str) -> None:
     assert refusal(ip_address(text)) is None
 
 
@@ -139,7 +139,7 @@ def test_an_address_with_a_zone_is_refused_even_inside_an_allowed_network() -> N
     assert refusal(IPv6Address("fe80::1%eth0"), [ip_network("fe80::/10")]) == SCOPED
 
 
-# --- an oracle that is not ours: the registries as Python has them
+# --- an independent oracle: the registries in Python's `ipaddress`
 
 
 def _edges() -> list[Address]:
@@ -153,7 +153,7 @@ def _edges() -> list[Address]:
 
 @given(strategies.one_of(strategies.sampled_from(_edges()), strategies.ip_addresses()))
 @settings(max_examples=2_000)
-def test_what_python_does_not_hold_for_global_is_refused(address: Address) -> None:
-    """The other way round does not hold: Python passes what this table is there to refuse."""
+def test_addresses_that_python_does_not_consider_global_are_refused(address: Address) -> None:
+    """The reverse does not hold: Python considers some addresses global that this table refuses."""
     special = not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified
     assert refusal(address) is not None or not special

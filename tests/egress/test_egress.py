@@ -100,8 +100,8 @@ async def receiving(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def answering(*pieces: bytes, every: float = 0.0, hang: bool = False) -> Callable[[Receiver], Handler]:
-    """One request a connection, answered by `pieces`, then closed (or held open)."""
+def responding(*pieces: bytes, every: float = 0.0, hang: bool = False) -> Callable[[Receiver], Handler]:
+    """One request a connection, with `pieces` as its response, then closed (or held open)."""
 
     def bind(receiver: Receiver) -> Handler:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ def answering(*pieces: bytes, every: float = 0.0, hang: bool = False) -> Callabl
 
 
 def streaming(first: bytes, chunk: bytes, every: float = 0.0) -> Callable[[Receiver], Handler]:
-    """An answer without an end: `first`, then `chunk` until the client hangs up."""
+    """A response without an end: `first`, then `chunk` until the client hangs up."""
 
     def bind(receiver: Receiver) -> Handler:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,11 +135,11 @@ def streaming(first: bytes, chunk: bytes, every: float = 0.0) -> Callable[[Recei
     return bind
 
 
-def keeping_alive(answer: bytes = OK) -> Callable[[Receiver], Handler]:
+def keeping_alive(response: bytes = OK) -> Callable[[Receiver], Handler]:
     def bind(receiver: Receiver) -> Handler:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while await receiver.read(reader):
-                writer.write(answer)
+                writer.write(response)
                 await writer.drain()
 
         return handle
@@ -177,9 +177,9 @@ async def client(
         await egress.aclose()
 
 
-def resolving(*answers: tuple[str, ...]) -> Resolver:
-    """Each lookup gets the next answer; the last one stays."""
-    left = itertools.chain(answers, itertools.repeat(answers[-1]))
+def resolving(*addresses: tuple[str, ...]) -> Resolver:
+    """Each lookup gets the next addresses; the last ones stay."""
+    left = itertools.chain(addresses, itertools.repeat(addresses[-1]))
 
     async def resolve(name: str, tenant: str) -> tuple[str, ...]:
         return next(left)
@@ -192,12 +192,12 @@ async def post(url: str, within: timedelta = 5 * SECOND, resolver: Resolver | No
         return await egress.post(url, HEADERS, BODY, within)
 
 
-async def answer_to(handler: Callable[[Receiver], Handler], within: timedelta = 5 * SECOND) -> Exchange:
+async def exchange_with(handler: Callable[[Receiver], Handler], within: timedelta = 5 * SECOND) -> Exchange:
     async with receiving(handler) as receiver:
         return await post(receiver.url, within)
 
 
-# --- an honest exchange
+# --- a normal exchange
 
 
 async def test_the_request_carries_the_given_headers_and_no_others() -> None:
@@ -250,8 +250,8 @@ async def test_at_most_eight_idle_connections_are_kept_for_an_origin() -> None:
 
 async def test_set_cookie_is_dropped_and_headers_are_capped() -> None:
     many = b"".join(b"x-%d: y\r\n" % number for number in range(60))
-    exchange = await answer_to(
-        answering(b"HTTP/1.1 204 No Content\r\nSet-Cookie: secret=1\r\nX-First: 1\r\n" + many + b"\r\n")
+    exchange = await exchange_with(
+        responding(b"HTTP/1.1 204 No Content\r\nSet-Cookie: secret=1\r\nX-First: 1\r\n" + many + b"\r\n")
     )
     assert exchange.headers[0] == ("x-first", "1")
     assert len(exchange.headers) == 50
@@ -260,11 +260,11 @@ async def test_set_cookie_is_dropped_and_headers_are_capped() -> None:
 
 async def test_a_header_beyond_8_kb_is_not_kept() -> None:
     big = b"HTTP/1.1 204 No Content\r\nX-First: 1\r\nX-Big: " + b"a" * 9000 + b"\r\n\r\n"
-    assert (await answer_to(answering(big))).headers == (("x-first", "1"),)
+    assert (await exchange_with(responding(big))).headers == (("x-first", "1"),)
 
 
 async def test_retry_after_is_parsed() -> None:
-    exchange = await answer_to(answering(b"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"))
+    exchange = await exchange_with(responding(b"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"))
     assert (exchange.status, exchange.retry_after) == (429, 7 * SECOND)
 
 
@@ -281,34 +281,34 @@ async def test_retry_after_is_parsed() -> None:
         b"Retry-After: \xff\r\n",
     ],
 )
-async def test_a_429_without_a_time_that_can_be_read_names_none(headers: bytes) -> None:
-    exchange = await answer_to(answering(b"HTTP/1.1 429 Slow\r\n" + headers + b"Content-Length: 0\r\n\r\n"))
+async def test_a_429_with_an_unreadable_retry_after_has_none(headers: bytes) -> None:
+    exchange = await exchange_with(responding(b"HTTP/1.1 429 Slow\r\n" + headers + b"Content-Length: 0\r\n\r\n"))
     assert (exchange.status, exchange.failure, exchange.retry_after) == (429, None, None)
 
 
-async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+async def test_a_redirect_is_a_response_and_is_not_followed() -> None:
     async with receiving(keeping_alive()) as target:
         redirect = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {target.url}\r\nContent-Length: 0\r\n\r\n".encode()
-        exchange = await answer_to(answering(redirect))
+        exchange = await exchange_with(responding(redirect))
         assert exchange.status == 307
         assert ("location", target.url) in exchange.headers
         assert target.connections == 0
 
 
-# --- receivers that take their time
+# --- slow receivers
 
 
 @pytest.mark.parametrize(
     "handler",
     [
-        pytest.param(answering(hang=True), id="never answers"),
+        pytest.param(responding(hang=True), id="never responds"),
         pytest.param(streaming(b"HTTP/1.1 200 OK\r\nX-Drip: ", b"a", 0.05), id="drips headers"),
         pytest.param(streaming(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"a", 0.05), id="drips its body"),
         pytest.param(streaming(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.05), id="endless 103"),
     ],
 )
 async def test_the_deadline_is_for_everything_together(handler: Callable[[Receiver], Handler]) -> None:
-    exchange = await answer_to(handler, within=0.3 * SECOND)
+    exchange = await exchange_with(handler, within=0.3 * SECOND)
     assert (exchange.status, exchange.failure) == (None, FailureCode.TIMEOUT_TOTAL)
     assert 0.3 * SECOND <= exchange.duration < 0.6 * SECOND
     assert exchange.peer_address == "127.0.0.1"
@@ -336,7 +336,7 @@ async def test_cancellation_passes_and_hangs_up() -> None:
 
 
 async def test_a_dead_host_does_not_disturb_another() -> None:
-    async with receiving(answering(hang=True)) as dead, receiving(keeping_alive()) as alive, client() as egress:
+    async with receiving(responding(hang=True)) as dead, receiving(keeping_alive()) as alive, client() as egress:
         stuck = [asyncio.create_task(egress.post(dead.url, HEADERS, BODY, 0.5 * SECOND)) for _ in range(50)]
         await asyncio.sleep(0.1)
         exchange = await egress.post(alive.url, HEADERS, BODY, SECOND)
@@ -349,27 +349,27 @@ async def test_a_dead_host_does_not_disturb_another() -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 1073741824\r\n", b""])
-async def test_of_a_huge_body_16_kib_are_kept_and_the_rest_never_read(framing: bytes) -> None:
-    exchange = await answer_to(streaming(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n", b"z" * 65536))
+async def test_only_16_kib_of_a_huge_body_are_read_and_kept(framing: bytes) -> None:
+    exchange = await exchange_with(streaming(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n", b"z" * 65536))
     assert (exchange.status, exchange.body, exchange.body_truncated) == (200, b"z" * 16384, True)
     assert exchange.duration < SECOND
 
 
 async def test_a_body_of_exactly_16_kib_is_whole() -> None:
-    exchange = await answer_to(keeping_alive(b"HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n" + b"z" * 16384))
+    exchange = await exchange_with(keeping_alive(b"HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n" + b"z" * 16384))
     assert (len(exchange.body), exchange.body_truncated) == (16384, False)
 
 
 async def test_a_gzip_bomb_is_not_inflated() -> None:
     bomb = gzip.compress(b"\0" * 10_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
-    exchange = await answer_to(answering(head + bomb))
+    exchange = await exchange_with(responding(head + bomb))
     assert exchange.body == bomb[:16384]
     assert ("content-encoding", "gzip") in exchange.headers
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", id="garbage status line"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX-Big: " + b"a" * 2_000_000 + b"\r\n\r\n", id="2 MB header"),
@@ -378,27 +378,27 @@ async def test_a_gzip_bomb_is_not_inflated() -> None:
         pytest.param(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", id="unasked upgrade"),
     ],
 )
-async def test_an_answer_that_is_not_http_is_a_protocol_failure(answer: bytes) -> None:
-    exchange = await answer_to(answering(answer))
+async def test_a_response_that_is_not_http_is_a_protocol_failure(response: bytes) -> None:
+    exchange = await exchange_with(responding(response))
     assert (exchange.status, exchange.failure) == (None, FailureCode.PROTOCOL)
     assert len(exchange.detail) < 200
 
 
 async def test_a_flood_of_103s_is_cut_long_before_the_deadline() -> None:
-    exchange = await answer_to(streaming(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100))
+    exchange = await exchange_with(streaming(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100))
     assert (exchange.failure, exchange.detail) == (
         FailureCode.PROTOCOL,
         "more than 256 KiB without a usable response",
     )
 
 
-async def test_of_12000_headers_50_are_kept() -> None:
+async def test_only_50_of_12000_headers_are_kept() -> None:
     headers = b"".join(b"a%x:\r\n" % (number % 256) for number in range(12_000))
-    exchange = await answer_to(
-        answering(b"HTTP/1.1 200 OK\r\n" + headers[:90_000].rpartition(b"\r\n")[0] + b"\r\n\r\n")
+    exchange = await exchange_with(
+        responding(b"HTTP/1.1 200 OK\r\n" + headers[:90_000].rpartition(b"\r\n")[0] + b"\r\n\r\n")
     )
     assert (exchange.status, len(exchange.headers)) == (200, 50)
-    over = await answer_to(answering(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n"))
+    over = await exchange_with(responding(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n"))
     assert over.failure is FailureCode.PROTOCOL or len(over.headers) == 50
 
 
@@ -407,11 +407,11 @@ async def test_of_12000_headers_50_are_kept() -> None:
     [
         pytest.param(resetting(), id="before headers"),
         pytest.param(resetting(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"), id="after headers"),
-        pytest.param(answering(), id="closes without an answer"),
+        pytest.param(responding(), id="closes without a response"),
     ],
 )
 async def test_a_connection_that_dies_is_a_reset(handler: Callable[[Receiver], Handler]) -> None:
-    exchange = await answer_to(handler)
+    exchange = await exchange_with(handler)
     assert (exchange.status, exchange.failure) == (None, FailureCode.RESET)
     assert not exchange.redialed
 
@@ -419,8 +419,8 @@ async def test_a_connection_that_dies_is_a_reset(handler: Callable[[Receiver], H
 # --- stale connections
 
 
-async def test_a_server_that_silently_closes_after_each_answer_costs_nothing() -> None:
-    async with receiving(answering(OK)) as receiver, client() as egress:
+async def test_a_server_that_silently_closes_after_each_response_causes_no_failure() -> None:
+    async with receiving(responding(OK)) as receiver, client() as egress:
         exchanges = [await egress.post(receiver.url, HEADERS, b"%d" % number, SECOND) for number in range(20)]
     assert [exchange.status for exchange in exchanges] == [200] * 20
     assert sorted(int(request.rpartition(b"\r\n")[2]) for request in receiver.requests) == list(range(20))
@@ -465,7 +465,7 @@ async def test_a_redial_that_fails_too_is_a_failure() -> None:
 # --- names and addresses
 
 
-async def test_a_port_that_nobody_listens_on_is_refused() -> None:
+async def test_a_port_without_a_listener_is_refused() -> None:
     exchange = await post(f"http://127.0.0.1:{refusing_port()}/")
     assert (exchange.failure, exchange.detail) == (FailureCode.REFUSED, "connection refused")
 
@@ -500,11 +500,11 @@ async def test_a_name_that_turns_inward_after_the_check_is_not_dialled() -> None
 
 
 @pytest.mark.parametrize(
-    "answers",
+    "addresses",
     [("93.184.215.14", "127.0.0.1"), ("10.0.0.1",), ("::ffff:93.184.215.14",), ("169.254.169.254",), ("fe80::1%lo",)],
 )
-async def test_one_inner_answer_refuses_the_whole_name_and_is_not_told(answers: tuple[str, ...]) -> None:
-    async with client(EgressRules(), resolving(answers)) as egress:
+async def test_one_internal_address_refuses_the_whole_name_and_is_not_shown(addresses: tuple[str, ...]) -> None:
+    async with client(EgressRules(), resolving(addresses)) as egress:
         with pytest.raises(UrlRefused) as refused:
             await egress.check_url("https://mixed.test/")
         exchange = await egress.post("https://mixed.test/", HEADERS, BODY, SECOND)
@@ -556,7 +556,7 @@ async def test_a_silent_address_leaves_time_for_the_next() -> None:
     assert line.peer_address == "127.0.0.1"
 
 
-async def test_whoever_is_on_the_line_is_judged_again() -> None:
+async def test_the_address_of_the_connected_peer_is_checked_again() -> None:
     class Diverting(TcpBackend):
         async def connect_tcp(
             self,
@@ -663,7 +663,7 @@ async def test_a_self_signed_certificate_is_a_tls_failure(tmp_path: Path) -> Non
     assert receiver.requests == []
 
 
-async def test_a_plain_server_behind_an_https_url_is_a_tls_failure() -> None:
+async def test_a_plain_http_server_at_an_https_url_is_a_tls_failure() -> None:
     def talking_first(receiver: Receiver) -> Handler:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -678,7 +678,7 @@ async def test_a_plain_server_behind_an_https_url_is_a_tls_failure() -> None:
 
 
 async def test_a_handshake_without_end_is_cut_by_the_deadline() -> None:
-    async with receiving(answering(hang=True)) as receiver:
+    async with receiving(responding(hang=True)) as receiver:
         exchange = await post(receiver.url.replace("http:", "https:"), within=0.3 * SECOND)
     assert exchange.failure is FailureCode.TIMEOUT_TOTAL
     assert exchange.duration < 0.6 * SECOND

@@ -1,4 +1,4 @@
-"""What an attempt's error says: why it failed, for the people who run the server, without our internals."""
+"""The error of an attempt says why it failed, for operators of the receiver, without internals of Everhook."""
 
 import asyncio
 import ssl
@@ -16,16 +16,16 @@ from tests.egress.test_egress import (
     SECOND,
     Handler,
     Receiver,
-    answer_to,
-    answering,
+    exchange_with,
     post,
     receiving,
+    responding,
 )
 
 INTERNALS = ("bytearray", "b'", 'b"', "_SWITCH", "WRONG_VERSION", "event type", "ERROR", "Sentinel", "Traceback")
 MAX_DETAIL = 200
 NO_TLS = ssl.create_default_context()
-"""Made once: one takes 16 ms."""
+"""Created once: one takes 16 ms."""
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ NO_TLS = ssl.create_default_context()
     ],
 )
 async def test_a_response_that_cannot_be_read_is_explained(response: bytes, detail: str) -> None:
-    assert (await answer_to(answering(response))).detail == detail
+    assert (await exchange_with(responding(response))).detail == detail
 
 
 async def test_a_response_that_comes_byte_by_byte_is_explained_as_one_that_comes_at_once() -> None:
     pieces = [bytes([byte]) for byte in b"SSH-2.0-OpenSSH_9.6\r\n\r\n"]
-    exchange = await answer_to(answering(*pieces, every=0.002))
+    exchange = await exchange_with(responding(*pieces, every=0.002))
     assert exchange.detail.startswith('the response is not HTTP: it begins with "SSH-2.0')
 
 
@@ -133,7 +133,7 @@ BROKEN = st.one_of(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(responses=st.lists(BROKEN, min_size=10, max_size=10))
-def test_whatever_a_server_sends_is_a_status_or_a_failure_that_is_explained(responses: list[bytes]) -> None:
+def test_any_bytes_of_a_server_are_a_status_or_an_explained_failure(responses: list[bytes]) -> None:
     for exchange in asyncio.run(_exchanges(responses)):
         assert (exchange.status is None) != (exchange.failure is None)
         assert len(exchange.detail) < MAX_DETAIL

@@ -116,7 +116,7 @@ async def test_a_connection_with_unread_bytes_is_closed_and_the_attempt_counts(f
     assert receiver.connections == 3
 
 
-async def test_so_is_one_whose_surplus_comes_while_it_waits() -> None:
+async def test_a_connection_whose_surplus_arrives_while_it_is_idle_is_closed() -> None:
     async def exercise(egress: EgressClient, first: bytes, rest: bytes) -> None:
         async with receiving(responding(first, rest, after=0.05)) as receiver:
             exchanges = await post_thrice(egress, receiver.url, pause=0.15)
@@ -127,7 +127,7 @@ async def test_so_is_one_whose_surplus_comes_while_it_waits() -> None:
         await asyncio.gather(*(exercise(egress, *surplus) for surplus in SURPLUS.values()))
 
 
-async def test_so_is_one_with_unread_bytes_inside_tls(tmp_path: Path) -> None:
+async def test_a_tls_connection_with_unread_bytes_is_closed(tmp_path: Path) -> None:
     authority = Authority()
     server = authority.issue(HOST).server_context(tmp_path)
     trust = ssl.create_default_context(cadata=authority.pem)

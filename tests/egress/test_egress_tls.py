@@ -89,7 +89,7 @@ async def test_a_client_certificate_is_presented(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_connection_that_a_client_certificate_opened_serves_nobody_without_it(
+async def test_a_connection_with_a_client_certificate_is_not_reused_without_it(
     authority: Authority, clients_authority: Authority, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
     ours, stranger = clients_authority.issue("everhook"), Authority().issue("everhook")
@@ -122,9 +122,7 @@ def _unusable() -> dict[str, TlsExtras]:
 
 
 @pytest.mark.parametrize(("rule", "extras"), _unusable().items())
-async def test_extras_that_cannot_be_used_are_refused_and_a_failure_of_the_endpoint(
-    rule: str, extras: TlsExtras
-) -> None:
+async def test_unusable_tls_settings_are_refused_and_a_failure_of_the_endpoint(rule: str, extras: TlsExtras) -> None:
     async with client(RULES, resolving(("127.0.0.1",))) as egress:
         with pytest.raises(TlsRefused, match=rule.strip()) as refused:
             await egress.check_tls(extras)
@@ -157,13 +155,13 @@ async def test_contexts_are_kept_by_content_and_the_longest_unused_give_way(auth
     assert made_again.key == second.key
 
 
-async def test_many_who_ask_at_once_get_one_context(authority: Authority) -> None:
+async def test_concurrent_requests_share_one_context(authority: Authority) -> None:
     contexts = TlsContexts(ssl.create_default_context())
     got = await asyncio.gather(*(contexts.get(TlsExtras(ca=authority.pem)) for _ in range(20)))
     assert len({id(one.context) for one in got}) == 1
 
 
-async def test_no_extras_are_the_usual_trust() -> None:
+async def test_no_tls_settings_mean_the_default_trust() -> None:
     usual = ssl.create_default_context()
     contexts = TlsContexts(usual)
     assert [(await contexts.get(extras)).context is usual for extras in (None, TlsExtras())] == [True, True]

@@ -1,4 +1,4 @@
-"""The egress proxy: what it is asked, what it is never asked, and whose fault it is when there is no tunnel."""
+"""The egress proxy: what it is asked, what it is never asked, and who is charged when there is no tunnel."""
 
 import asyncio
 import socket
@@ -52,17 +52,17 @@ async def tunnelling(
             await far_writer.wait_closed()
 
 
-def answering(answer: bytes) -> Behaviour:
-    async def answer_and_close(
+def responding(response: bytes) -> Behaviour:
+    async def respond_and_close(
         proxy: "ScriptedProxy", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str
     ) -> None:
-        writer.write(answer)
+        writer.write(response)
 
-    return answer_and_close
+    return respond_and_close
 
 
 def refusing(status: int, header: str = "x-nothing: said") -> Behaviour:
-    return answering(f"HTTP/1.1 {status} No\r\n{header}\r\ncontent-length: 0\r\n\r\n".encode())
+    return responding(f"HTTP/1.1 {status} No\r\n{header}\r\ncontent-length: 0\r\n\r\n".encode())
 
 
 async def silent(
@@ -90,7 +90,7 @@ class ScriptedProxy:
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def hang_up(self) -> None:
-        """On everyone."""
+        """Close the connection of every client."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,7 +171,7 @@ async def test_a_proxy_is_asked_for_the_address_that_was_judged_and_never_for_a_
     assert arrival.body == BODY
 
 
-async def test_its_credentials_go_to_the_proxy_alone_and_the_endpoints_to_the_endpoint_alone() -> None:
+async def test_proxy_credentials_are_sent_only_to_the_proxy_and_endpoint_credentials_only_to_the_endpoint() -> None:
     async with Receiver() as receiver, ScriptedProxy().listening() as proxy:
         await post(receiver.url, f"http://ever%40hook:{PASSWORD_IN_URL}@127.0.0.1:{proxy.port}")
         [arrival] = receiver.arrivals
@@ -236,7 +236,9 @@ async def test_the_proxy_itself_may_lie_anywhere() -> None:
         (refusing(503, "x-squid-error: ERR_DNS_FAIL 0"), FailureCode.DNS),
     ],
 )
-async def test_what_the_proxy_says_of_the_endpoint_is_the_endpoints(behaviour: Behaviour, failure: FailureCode) -> None:
+async def test_an_error_that_the_proxy_reports_about_the_endpoint_is_the_endpoints_fault(
+    behaviour: Behaviour, failure: FailureCode
+) -> None:
     assert (await through(behaviour)).failure is failure
 
 
@@ -244,7 +246,7 @@ async def test_what_the_proxy_says_of_the_endpoint_is_the_endpoints(behaviour: B
     "behaviour",
     [
         pytest.param(refusing(407, "proxy-authenticate: Basic"), id="407"),
-        pytest.param(refusing(407, "proxy-status: egress; error=connection_refused"), id="407 whatever it says"),
+        pytest.param(refusing(407, "proxy-status: egress; error=connection_refused"), id="407 with any proxy-status"),
         pytest.param(refusing(401), id="401"),
         pytest.param(refusing(400), id="400"),
         pytest.param(refusing(429), id="429"),
@@ -253,17 +255,17 @@ async def test_what_the_proxy_says_of_the_endpoint_is_the_endpoints(behaviour: B
         pytest.param(refusing(301, "location: http://127.0.0.1/"), id="301"),
         pytest.param(refusing(502, "proxy-status: egress; error=proxy_internal_error"), id="502 of its own making"),
         pytest.param(refusing(503, "x-squid-error: ERR_CACHE_ACCESS_DENIED 0"), id="Squid's own"),
-        pytest.param(answering(b""), id="hangs up"),
-        pytest.param(answering(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), id="is no proxy"),
-        pytest.param(answering(b"HTTP/1.1 200 OK\r\nx-big: " + b"a" * 200_000), id="100 KB of headers"),
+        pytest.param(responding(b""), id="hangs up"),
+        pytest.param(responding(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), id="is no proxy"),
+        pytest.param(responding(b"HTTP/1.1 200 OK\r\nx-big: " + b"a" * 200_000), id="100 KB of headers"),
     ],
 )
-async def test_what_the_proxy_says_of_itself_is_our_fault(behaviour: Behaviour) -> None:
+async def test_an_error_that_the_proxy_reports_about_itself_is_our_fault(behaviour: Behaviour) -> None:
     with pytest.raises(LocalError, match="egress proxy"):
         await through(behaviour)
 
 
-async def test_a_proxy_where_nobody_listens_is_our_fault() -> None:
+async def test_a_proxy_that_refuses_connections_is_our_fault() -> None:
     with pytest.raises(LocalError, match="ECONNREFUSED"):
         await post("http://127.0.0.1:9999/", f"http://127.0.0.1:{refusing_port()}")
 
@@ -280,7 +282,7 @@ async def test_the_next_address_of_a_proxy_is_tried() -> None:
     assert exchange.status == 200
 
 
-async def test_a_proxy_that_does_not_take_connections_is_our_fault_however_short_the_time() -> None:
+async def test_a_proxy_that_does_not_accept_connections_is_our_fault_even_with_a_short_timeout() -> None:
     """A listener whose queue is full: Linux drops what asks to connect."""
     with socket.socket() as listener, socket.socket() as filler:
         listener.bind(("127.0.0.1", 0))
@@ -296,7 +298,7 @@ async def test_a_proxy_that_is_silent_after_connect_waits_for_the_endpoint() -> 
     assert exchange.failure in (FailureCode.TIMEOUT_TOTAL, FailureCode.TIMEOUT_CONNECT)
 
 
-async def test_what_happens_inside_a_tunnel_is_the_endpoints() -> None:
+async def test_a_failure_inside_a_tunnel_is_the_endpoints_fault() -> None:
     async with Receiver() as receiver, ScriptedProxy().listening() as proxy:
         receiver.respond(Fault.RESET)
         exchange = await post(receiver.url, f"http://127.0.0.1:{proxy.port}")
@@ -315,7 +317,7 @@ async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
             yield stack, proxy
 
 
-@pytest.mark.parametrize("fault", [refusing(407), refusing(503), answering(b"")], ids=["407", "503", "hangs up"])
+@pytest.mark.parametrize("fault", [refusing(407), refusing(503), responding(b"")], ids=["407", "503", "hangs up"])
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_fault_of_the_proxy_is_an_unsendable_attempt_and_does_not_touch_the_circuit(
     proxied: tuple[Stack, ScriptedProxy], fault: Behaviour

@@ -1,4 +1,4 @@
-"""Name lookups: shared by those who ask for the same name, and never at the expense of those who ask for another."""
+"""Name lookups: single flight for each name, and a slow name does not delay others."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ ADDRESS = ("127.0.0.1",)
 
 
 class NameServers:
-    """Those of `silent` zones say nothing until `release`; all others respond at once. `asked` is what they were."""
+    """Name servers of `silent` zones do not respond until `release`; all others respond at once. `asked`: the names."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -48,7 +48,7 @@ def servers() -> Iterator[NameServers]:
 
 @asynccontextmanager
 async def asking(resolver: CachingResolver, names: list[str], tenant: str) -> AsyncIterator[list[asyncio.Task[Any]]]:
-    """All these lookups under way."""
+    """Start all these lookups."""
     tasks = [asyncio.create_task(resolver(name, tenant)) for name in names]
     await asyncio.sleep(0)
     try:
@@ -60,7 +60,7 @@ async def asking(resolver: CachingResolver, names: list[str], tenant: str) -> As
 
 
 def _silent(count: int) -> list[str]:
-    """Each with name servers of its own."""
+    """Names that each have their own name servers."""
     return [f"hooks.silent-{number}.test" for number in range(count)]
 
 
@@ -72,7 +72,7 @@ async def test_80_silent_names_of_one_tenant_do_not_delay_another(servers: NameS
         assert not any(task.done() for task in stuck)
 
 
-async def test_a_silent_zone_does_not_delay_other_names_whoever_asks_for_it(servers: NameServers) -> None:
+async def test_a_silent_zone_does_not_delay_other_names_of_any_tenant(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup, limit=LONG)
     names = [f"hooks-{number}.silent.test" for number in range(80)]
     async with asking(resolver, names[:20], "a"), asking(resolver, names[20:], "b"), asyncio.timeout(10):
@@ -109,7 +109,7 @@ def _assert_count(asked: list[str], count: int) -> None:
     assert len(asked) >= count
 
 
-async def test_a_name_is_looked_up_once_for_all_who_ask(servers: NameServers) -> None:
+async def test_concurrent_lookups_of_one_name_share_one_query(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup)
     await asyncio.gather(*(resolver("hooks.test", f"tenant-{number % 3}") for number in range(10)))
     assert await resolver("hooks.test", "another") == ADDRESS
@@ -117,13 +117,13 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(servers: NameServers) ->
 
 
 async def test_a_name_that_waits_in_one_tenants_line_does_not_wait_there_for_another(servers: NameServers) -> None:
-    """A tenant whose share is used up must not hold up a name that another tenant wants, too."""
+    """A tenant whose share is used up must not delay a name that another tenant looks up, too."""
     resolver = CachingResolver(servers.lookup, limit=LONG)
     async with asking(resolver, [*_silent(20), "wanted.test"], "hostile"), asyncio.timeout(10):
         assert await resolver("wanted.test", "honest") == ADDRESS
 
 
-async def test_a_lookup_that_nobody_waits_for_any_more_is_not_begun(servers: NameServers) -> None:
+async def test_a_lookup_without_waiting_callers_is_not_started(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup, limit=LONG)
     async with asking(resolver, _silent(20), "hostile"), asking(resolver, ["abandoned.test"], "hostile"):
         pass
@@ -146,7 +146,7 @@ async def test_the_wait_for_a_thread_does_not_count_against_the_name_servers(ser
         assert await later == ADDRESS
 
 
-async def test_those_who_ask_for_a_name_that_has_been_silent_for_too_long_do_not_wait(servers: NameServers) -> None:
+async def test_lookups_of_a_name_that_has_been_silent_for_too_long_do_not_wait(servers: NameServers) -> None:
     resolver = CachingResolver(servers.lookup, limit=0.2 * SECOND)
     with pytest.raises(NameUnresolved, match="do not respond"):
         await resolver("silent.test", "")
@@ -189,8 +189,8 @@ def _assert_idle(resolver: CachingResolver) -> None:
     assert not resolver._asked
 
 
-async def test_nothing_is_left_behind_and_nothing_is_reported_to_the_event_loop(servers: NameServers) -> None:
-    """Neither by those who gave up, nor by lookups that end after that, nor by a resolver that was closed meanwhile."""
+async def test_nothing_is_left_over_and_nothing_is_reported_to_the_event_loop(servers: NameServers) -> None:
+    """Neither by cancelled callers, nor by lookups that end after that, nor by a resolver that was closed meanwhile."""
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     resolver = CachingResolver(servers.lookup, limit=0.05 * SECOND)

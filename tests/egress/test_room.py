@@ -1,8 +1,8 @@
-"""The whole corpus and all hostile receivers against real processes, in a room where nothing dialled goes unseen.
+"""The whole corpus and all hostile receivers against real processes, in a room where every connection is seen.
 
-Each URL and name is tried twice: an endpoint with it is asked of the API, and written past the API and sent to. All
-of it is one exercise (`inside.py`), and one file, so that it is run once. A test looks at all cases of one kind, and
-its failure names each case that is not as it should be.
+Each URL and name is tried twice: the API is asked to create an endpoint with it, and one is written to the database
+and sent to. All of it is one exercise (`inside.py`), and one file, so that it is run once. A test checks all cases of
+one kind, and its failure names each case that is wrong.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,13 +14,13 @@ import pytest
 from tests.egress.conftest import Report
 from tests.egress.corpus import FLIPS, NAMES, NOT_PUBLIC, PUBLIC, URLS
 from tests.egress.inside import EVERY_URL, LARGE, ROUNDS
-from tests.egress.receivers import ANSWERS, HANDSHAKES, TIMEOUT
+from tests.egress.receivers import HANDSHAKES, RESPONSES, TIMEOUT
 
 pytestmark = pytest.mark.timeout(300)
 
 KEPT_BODY = 16 * 1024
 STORED_HEADERS = 12 * 1024
-"""8 KB, and what it takes to write them as JSON."""
+"""8 KB, plus their overhead as JSON."""
 HELLO = 4 * 1024
 """More than any of our handshakes, and a small part of a request."""
 
@@ -38,7 +38,7 @@ def _check_each(names: Iterable[str], check: Callable[[str], None]) -> None:
         pytest.fail("\n".join(wrong), pytrace=False)
 
 
-def test_a_case_that_is_wrong_fails_by_name() -> None:
+def test_a_failing_case_is_reported_by_name() -> None:
     def is_short(name: str) -> None:
         assert len(name) < 3, "too long"
 
@@ -48,12 +48,12 @@ def test_a_case_that_is_wrong_fails_by_name() -> None:
     assert [line.partition(":")[0] for line in lines if "too long" in line] == ["'abcd'", "'abcde'"]
 
 
-def test_the_corpus_is_of_a_size_to_be_proud_of() -> None:
+def test_the_corpus_has_its_minimum_size() -> None:
     assert len(set(EVERY_URL)) == len(EVERY_URL) >= 150
 
 
 def test_the_canary_sees_what_is_dialled(report: Report) -> None:
-    """Without this, all the others prove nothing."""
+    """Guards all the other tests: if the canary saw nothing, they would prove nothing."""
     assert report["heard"] == ["127.0.0.1", "::1", "169.254.169.254"]
 
 
@@ -66,14 +66,14 @@ def test_a_hostile_url_is_refused_and_the_rule_is_named(report: Report) -> None:
     _check_each(rules, is_refused)
 
 
-def test_a_hostile_name_is_refused_and_its_addresses_are_not_told(report: Report) -> None:
+def test_a_hostile_name_is_refused_and_its_addresses_are_not_shown(report: Report) -> None:
     names = {name.host: name for name in NAMES if name.refused_at_creation}
 
     def is_refused(host: str) -> None:
         name = names[host]
         assert _refusal(report, name.url) == {"field": "url", "message": NOT_PUBLIC, "code": "invalid"}
-        told = str(report["created"][name.url]["body"])
-        assert not [value for answer in name.answers for _, value in answer if value in told.replace(host, "")]
+        shown = str(report["created"][name.url]["body"])
+        assert not [value for answer in name.answers for _, value in answer if value in shown.replace(host, "")]
 
     _check_each(names, is_refused)
 
@@ -87,7 +87,7 @@ def test_a_name_that_will_turn_inward_looks_honest_at_first(report: Report) -> N
     _check_each(urls, is_created)
 
 
-def test_what_is_sent_there_all_the_same_is_blocked_once_and_for_all(report: Report) -> None:
+def test_a_message_to_a_hostile_url_is_blocked_and_not_retried(report: Report) -> None:
     def is_blocked(url: str) -> None:
         outcome = report["sent"][url]
         assert (outcome["status"], outcome["reason"], outcome["error"]) == ("dead_lettered", "blocked", "blocked")
@@ -101,14 +101,14 @@ def test_nothing_of_the_corpus_was_dialled(report: Report) -> None:
     assert report["seen"] == []
 
 
-def test_a_name_is_dialled_where_it_was_judged_whatever_it_says_next(report: Report) -> None:
-    """Its third answer would have been loopback: the first went to the API, the second to the judge."""
+def test_a_name_is_dialled_at_the_address_that_was_checked_even_if_it_changes(report: Report) -> None:
+    """Its third DNS answer would have been loopback: the first was for the API, the second for the check."""
     assert report["flipped"]["peer_address"] == PUBLIC
     assert [str(ip_address(address)) for address in report["flipped_seen"]] == [PUBLIC]
 
 
-@pytest.mark.parametrize(("name", "expected"), [*ANSWERS.items(), *HANDSHAKES.items()])
-def test_a_hostile_receiver_gets_what_it_deserves(report: Report, name: str, expected: int | str) -> None:
+@pytest.mark.parametrize(("name", "expected"), [*RESPONSES.items(), *HANDSHAKES.items()])
+def test_a_hostile_receiver_causes_its_expected_status_or_error(report: Report, name: str, expected: int | str) -> None:
     outcome = report["receivers"][name]
     assert expected in (outcome["status_code"], outcome["error"])
     assert 1 <= outcome["connections"] <= ROUNDS
@@ -121,16 +121,16 @@ def test_each_attempt_ends_in_time_and_keeps_little(report: Report) -> None:
         assert (outcome["kept"] or 0) <= KEPT_BODY
         assert (outcome["kept_headers"] or 0) <= STORED_HEADERS
 
-    _check_each([*ANSWERS, *HANDSHAKES], is_bounded)
+    _check_each([*RESPONSES, *HANDSHAKES], is_bounded)
 
 
 def test_a_receiver_whose_tls_is_in_order_got_the_whole_request(report: Report) -> None:
-    """Without this, the next test would prove nothing."""
+    """Guards the next test."""
 
     def got_it(name: str) -> None:
         assert report["receivers"][name]["app_bytes"] > ROUNDS * len(LARGE)
 
-    _check_each(ANSWERS, got_it)
+    _check_each(RESPONSES, got_it)
 
 
 def test_no_byte_of_a_request_leaves_before_tls_is_in_order(report: Report) -> None:
@@ -147,13 +147,13 @@ def test_a_redirect_inward_is_not_followed(report: Report) -> None:
 
 
 def test_the_worker_takes_hardly_more_memory_than_before(report: Report) -> None:
-    """Peaks, in MB; before, it had made several hundred deliveries, honest ones among them."""
+    """Peaks, in MB; the worker had made several hundred deliveries before."""
     assert report["memory_mb"]["hostile"] - report["memory_mb"]["before"] < 20
 
 
 def _refusal(report: Report, url: str) -> Any:
-    answer = report["created"][url]
-    assert answer["status"] == 422, answer
-    assert answer["body"]["title"] == "Invalid request"
-    [error] = answer["body"]["errors"]
+    response = report["created"][url]
+    assert response["status"] == 422, response
+    assert response["body"]["title"] == "Invalid request"
+    [error] = response["body"]["errors"]
     return error

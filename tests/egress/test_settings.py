@@ -1,4 +1,4 @@
-"""What an operator may widen and narrow by `EVERHOOK_EGRESS_…`, from the variables to the judgement."""
+"""The settings `EVERHOOK_EGRESS_…` widen and narrow the rules, from the variables to the decision."""
 
 import pytest
 
@@ -37,7 +37,7 @@ async def _judge(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], u
         ({ALLOW: "169.254.169.254/32"}, "https://169.254.169.254/"),
     ],
 )
-async def test_what_is_allowed_passes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str) -> None:
+async def test_allowed_urls_pass(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str) -> None:
     await _judge(monkeypatch, environment, url)
 
 
@@ -61,7 +61,7 @@ async def test_what_is_allowed_passes(monkeypatch: pytest.MonkeyPatch, environme
         ({HTTP: "true"}, "http://127.0.0.1:8080/", "loopback"),
     ],
 )
-async def test_what_is_not_allowed_is_refused_by_its_rule(
+async def test_urls_that_are_not_allowed_are_refused_with_their_rule(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, rule: str
 ) -> None:
     with pytest.raises(UrlRefused, match=rule):

@@ -1,4 +1,4 @@
-"""Two stacks of real processes that the fault tests share, one a database; each test gets a scene of its own on one."""
+"""Two stacks of real processes that the fault tests share, one for each database; each test gets its own scene."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longer than `PATIENCE_S`, so that what fails says what did not hold."""
+    """Longer than `PATIENCE_S`, so that a failure names the condition that did not hold."""
     for item in items:
         if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(300))

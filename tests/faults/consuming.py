@@ -1,4 +1,4 @@
-"""Consumers in tests: they take deliveries by a stream or by polls, and survive whatever is killed."""
+"""Consumers in tests: they take deliveries by a stream or by polls, and survive the death of any process."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ PAUSE_S = 0.2
 
 @dataclass(frozen=True)
 class Taken:
-    """An item that arrived. `number` is that of its lease, among those of its delivery."""
+    """An item that arrived. `number` counts the leases of its delivery."""
 
     lease: str
     delivery: str

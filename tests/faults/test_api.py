@@ -1,4 +1,4 @@
-"""The API dies at the two worst moments: between commit and start, and between commit and answer."""
+"""The API is killed at the two worst moments: between commit and start, and between commit and response."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ MORE_THAN_START_AT_ONCE = 80
 """The API has 64 starts in flight at most, so some of these were never asked for."""
 
 
-async def test_what_a_dead_api_had_accepted_and_not_started_is_delivered_by_the_reconciler(postgres: Scene) -> None:
+async def test_the_reconciler_delivers_what_a_killed_api_had_accepted_and_not_started(postgres: Scene) -> None:
     """Workflows make the first attempts to an endpoint with a rate limit."""
     await postgres.endpoint(rateLimit=1000)
     postgres.stack.temporal.suspend()
@@ -32,7 +32,7 @@ async def test_what_a_dead_api_had_accepted_and_not_started_is_delivered_by_the_
     assert '"reconciled"' in postgres.stack.worker.output()
 
 
-async def test_a_publisher_that_got_no_answer_and_retries_publishes_once(postgres: Scene) -> None:
+async def test_a_publisher_that_got_no_response_and_retries_publishes_once(postgres: Scene) -> None:
     await postgres.endpoint()
     payload = sample_payload(1)
     body = b'{"payload":' + payload + b"}"

@@ -51,14 +51,14 @@ async def test_a_receiver_that_comes_back_gets_its_backlog_at_a_ramp_oldest_firs
 
 
 async def _assert_quiet(scene: Scene) -> None:
-    """Nothing but probes, one a cooldown of a second or two."""
+    """Only probes arrive, one for each cooldown of a second or two."""
     before = len(scene.arrivals())
     await asyncio.sleep(1.5)
     assert len(scene.arrivals()) - before <= 3, "the circuit did not stop the requests"
 
 
 def _assert_ramp(released: list[ArrivalLine]) -> None:
-    """The first is the probe. Within so many seconds no more comes than the ramp lets go, and one step to be fair."""
+    """The first is the probe. Within so many seconds no more arrive than the ramp releases and one step."""
     begin = released[1].monotonic
     for seconds in (1, 2, 3):
         come = sum(line.monotonic < begin + seconds - 0.1 for line in released[1:])
@@ -66,7 +66,7 @@ def _assert_ramp(released: list[ArrivalLine]) -> None:
 
 
 def _assert_oldest_first(released: list[ArrivalLine]) -> None:
-    """Message ids sort by time. A step comes side by side, in any order, and may overlap with the next."""
+    """Message ids sort by time. Deliveries of a step arrive in any order, and may overlap with the next step."""
     ids = [line.id for line in released[1:]]
     age = {id: place for place, id in enumerate(sorted(ids))}
     for step in range(len(RAMP) - 1):

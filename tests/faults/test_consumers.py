@@ -30,10 +30,10 @@ MESSAGES, PER_CALL = 1_000, 100
 SHARED, SHARED_RATE, LEASE = 300, 200, timedelta(seconds=5)
 IDLE_STREAMS, PER_ENDPOINT, TO_IDLE = 500, 100, 210
 BACK_WITHIN_S, TIMES_FIRST = 10.0, 5
-"""Streams are back within 10 s, or on a busy machine within some times what it took to open them first."""
+"""Streams are back within 10 s, or on a busy machine within a multiple of the time it took to open them first."""
 
 
-async def test_nothing_is_lost_and_only_what_a_killed_consumer_held_comes_twice(
+async def test_nothing_is_lost_and_only_messages_of_a_killed_consumer_arrive_twice(
     postgres: Scene, tmp_path: Path
 ) -> None:
     stack, channel = postgres.stack, postgres.channel

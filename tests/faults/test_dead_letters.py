@@ -19,7 +19,7 @@ MANY = 10_000 if BIG else 80
 """`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
 
 THRESHOLD, LANE = 5, 20
-"""Failures that open a circuit, and requests under way beside them. A probe a second comes on top."""
+"""Failures that open a circuit, and requests in flight with them. In addition there is one probe a second."""
 
 
 def dead_letters_of(endpoint: CreatedEndpoint) -> str:

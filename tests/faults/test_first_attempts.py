@@ -1,4 +1,4 @@
-"""First attempts are made by the process that accepted the message: what becomes of them when it dies or ends."""
+"""First attempts are made by the process that accepted the message: what happens to them when it dies or ends."""
 
 import asyncio
 import re
@@ -54,7 +54,7 @@ async def test_a_publishing_process_asked_to_end_finishes_the_first_attempts_und
 async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_one_workflow_a_delivery(
     postgres: Scene,
 ) -> None:
-    """A part of the messages fails once, so that workflows start before and after their first attempts."""
+    """Some messages fail once, so that workflows start before and after their first attempts."""
     endpoint = await postgres.endpoint()
     flaky = await postgres.endpoint("flaky", policy={"delaysSeconds": [1] * 5, "timeoutSeconds": 5})
     await postgres.respond(302, 200, name="flaky", each_message=True)

@@ -28,7 +28,7 @@ FAILING = [*[slowly(0.05)] * 6, slowly(0.05, 503)]
 
 
 async def test_all_ledgers_agree_after_api_and_worker_are_killed(postgres: Scene, sqlite: Scene) -> None:
-    """Side by side, because each waits for Temporal to give up the dead worker's activity."""
+    """Concurrently, because each waits for Temporal to time out the dead worker's activity."""
     await asyncio.gather(_mixed(postgres), _mixed(sqlite))
 
 
@@ -71,7 +71,7 @@ async def _replay(scene: Scene) -> str:
 
 
 async def _publish_group(scene: Scene, group: str) -> None:
-    """One after the other: the order that the publisher knows."""
+    """One after the other, so that the publisher knows the order."""
     for n in range(EACH):
         assert await scene.publisher.publish(scene.channel, f'{{"n": {n}}}'.encode(), type="step", groupKey=group)
         await asyncio.sleep(PAUSE_S)

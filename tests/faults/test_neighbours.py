@@ -1,4 +1,4 @@
-"""One endpoint's trouble is its own: slow, limited and hostile ones beside healthy ones."""
+"""Slow, limited and hostile endpoints do not affect healthy ones."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ MAX_GROWTH = 50 * 1024**2
 
 
 async def test_a_slow_endpoint_with_a_long_queue_does_not_delay_a_quiet_one(postgres: Scene) -> None:
-    """Both by the fair queue: the quiet one's second attempts come to a queue that is full of the noisy one's."""
+    """Both use the fair queue: the quiet endpoint's second attempts are queued after many of the noisy one's."""
     scene = postgres
     noisy = await scene.endpoint("noisy", events=["noisy"])
     quiet = await scene.endpoint("quiet", events=["quiet"], policy={"delaysSeconds": [0.2, 0.2], "timeoutSeconds": 5})
@@ -32,8 +32,8 @@ async def test_a_slow_endpoint_with_a_long_queue_does_not_delay_a_quiet_one(post
 
 
 async def test_an_endpoint_that_never_responds_leaves_slots_to_others(postgres: Scene) -> None:
-    """More of its attempts come to the fair queue than a worker has slots, all at once: they would hold all of these
-    for their whole timeout."""
+    """More of its attempts than a worker has slots come to the fair queue at once: they would hold all slots for their
+    whole timeout."""
     scene = postgres
     slots = int(SHARED["EVERHOOK_MAX_CONCURRENT_SENDS"])
     hung = await scene.endpoint("hung", events=["hung"], policy={"delaysSeconds": [2.0], "timeoutSeconds": 8})
@@ -65,12 +65,14 @@ HOSTILE: dict[str, tuple[Step, str | None]] = {
     "close-silently": (Fault.CLOSE_SILENTLY, None),
     "close-on-reuse": (Fault.CLOSE_ON_REUSE, None),
 }
-"""What each does, and the error that is recorded: none where it was delivered all the same."""
+"""The behaviour of each, and the error that is recorded: None if the message is delivered."""
 
 TIMEOUT_S = 1.5
 
 
-async def test_hostile_receivers_end_in_time_with_their_error_on_record_and_hurt_nobody(postgres: Scene) -> None:
+async def test_attempts_to_hostile_receivers_end_in_time_with_an_error_and_delay_no_other_endpoint(
+    postgres: Scene,
+) -> None:
     scene = postgres
     policy = {"delaysSeconds": [0.2], "timeoutSeconds": TIMEOUT_S}
     await scene.endpoint("well")
@@ -88,18 +90,18 @@ async def test_hostile_receivers_end_in_time_with_their_error_on_record_and_hurt
     report = await scene.finish(dead_letters_allowed=True)
     report.assert_no_duplicates()
     for name, (_, error) in HOSTILE.items():
-        await _assert_on_record(scene, name, gids[name], error)
+        await _assert_errors_recorded(scene, name, gids[name], error)
     growth = scene.stack.worker.rss_bytes() - before
     assert growth < MAX_GROWTH, f"the worker grew by {growth / 1024**2:.0f} MB"
 
 
-async def _assert_on_record(scene: Scene, name: str, endpoint_gid: str, error: str | None) -> None:
+async def _assert_errors_recorded(scene: Scene, name: str, endpoint_gid: str, error: str | None) -> None:
     rows = await scene.sql(
         "SELECT error, duration_ms, redialed, response_body FROM attempt WHERE endpoint_gid = :gid", gid=endpoint_gid
     )
     assert {row.error for row in rows} == {error}, name
     assert len(rows) == (2 if error is None else 4), name
-    # A kept connection that dies before a byte of an answer has come is dialled once more.
+    # A kept connection that dies before a byte of a response has come is dialled once more.
     assert len(scene.arrivals(name)) <= len(rows) + sum(row.redialed for row in rows), name
     assert max(row.duration_ms for row in rows) < (TIMEOUT_S + 1) * 1000, name
     assert all(len(row.response_body or b"") <= 16 * 1024 for row in rows), name

@@ -13,17 +13,17 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300
 
 OUTAGE_S = 20.0
 PROMPTLY_S = OUTAGE_S / 2
-"""An accept takes some 5 ms; this allows for a machine that runs three other test suites."""
+"""An accept takes about 5 ms; this allows for a machine that runs three other test suites."""
 
 
-async def test_either_server_may_be_away_for_twenty_seconds_under_load(postgres: Scene, sqlite: Scene) -> None:
-    """Temporal of one stack and PostgreSQL of the other, side by side: it is a test that mostly waits."""
+async def test_either_server_may_be_unavailable_for_twenty_seconds_under_load(postgres: Scene, sqlite: Scene) -> None:
+    """Temporal of one stack and PostgreSQL of the other, concurrently: the test mostly waits."""
     await asyncio.gather(_without_temporal(sqlite), _without_postgres(postgres))
 
 
 async def _without_temporal(scene: Scene) -> None:
-    """Publishing and the arrivals at a healthy endpoint go on as if nothing had happened; what failed goes on when
-    Temporal is back, and all of it arrives once."""
+    """Publishing and the arrivals at a healthy endpoint continue without a delay; failed deliveries continue when
+    Temporal is back, and all of them arrive once."""
     report, acks = await _through_outage(scene, 4.0, scene.stack.temporal.kill9, scene.stack.temporal.start)
     assert all(ack.tries == 1 for ack in acks), "a publish was refused while Temporal was away"
     assert max(ack.answered - ack.due for ack in acks) < PROMPTLY_S
@@ -33,7 +33,7 @@ async def _without_temporal(scene: Scene) -> None:
 
 
 async def _without_postgres(scene: Scene) -> None:
-    """Publishing says so, and what was accepted arrives, without a second request for an answered attempt."""
+    """Publishing is refused, and accepted messages arrive, without a second request for an attempt with a response."""
     postgres = scene.stack.postgres
     assert postgres is not None
 
@@ -76,7 +76,7 @@ async def _assert_refused(scene: Scene) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_what_is_published_to_an_api_that_never_saw_temporal_is_delivered_when_it_comes(sqlite: Scene) -> None:
+async def test_messages_published_before_temporal_ever_ran_are_delivered_when_it_starts(sqlite: Scene) -> None:
     await sqlite.endpoint()
     await sqlite.stack.temporal.stop()
     await sqlite.stack.api.kill9()

@@ -1,4 +1,4 @@
-"""What removes rows in the background is killed in the middle, and comes to its end all the same."""
+"""The background removal of rows is killed in the middle, and is completed after a restart."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -21,8 +21,8 @@ MANY = 10_000
 OLD = now() - timedelta(days=200)
 
 
-async def test_what_removes_rows_survives_a_killed_worker(postgres: Scene, sqlite: Scene) -> None:
-    """Side by side, for each waits for Temporal to give the dead worker's activity up."""
+async def test_the_removal_of_rows_continues_after_a_worker_is_killed(postgres: Scene, sqlite: Scene) -> None:
+    """Concurrently, because each waits for Temporal to time out the dead worker's activity."""
     await asyncio.gather(_erased_in_spite_of_a_kill(postgres), _retained_in_spite_of_a_kill(sqlite))
 
 

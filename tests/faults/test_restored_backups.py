@@ -66,7 +66,7 @@ async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahe
     assert await scene.statuses(busy) == {"retrying": EACH}
     assert await scene.statuses(dead) == {"dead_lettered": EACH}
 
-    # What happens if Temporal is not emptied: workflows of deliveries that are gone end.
+    # If Temporal is not emptied, workflows of deliveries that no longer exist end.
     await stack.restart_worker()
     await scene.findable(OF_STATUS.format("Failed", scene.channel), 1)
     await stack.worker.terminate()
@@ -145,10 +145,10 @@ async def _publish(scene: Scene, type: str) -> str:
 
 
 def _assert_sent_again_with_the_same_id(scene: Scene, name: str, count: int) -> None:
-    """Each message was answered with 200 twice."""
-    answered = [line.id for line in scene.arrivals(name) if line.status == 200]
-    assert len(set(answered)) == count
-    assert len(answered) == 2 * count
+    """Each message got the response 200 twice."""
+    accepted = [line.id for line in scene.arrivals(name) if line.status == 200]
+    assert len(set(accepted)) == count
+    assert len(accepted) == 2 * count
 
 
 async def _assert_lost(scene: Scene, messages: set[str]) -> None:

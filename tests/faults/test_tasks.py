@@ -1,4 +1,4 @@
-"""Tasks and gates: Temporal, the API or a worker dies while people decide."""
+"""Tasks and gates: Temporal, the API or a worker is killed while people decide."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ async def have_completed(scene: Scene, deliveries: set[str]) -> None:
     await assert_eventually(all_have, 60, interval=0.2)
 
 
-async def test_what_a_decision_released_starts_once_although_the_api_died(postgres: Scene) -> None:
+async def test_deliveries_that_a_decision_released_start_once_even_if_the_api_is_killed(postgres: Scene) -> None:
     """Workflows make the first attempts to an endpoint with a rate limit."""
     webhook = await postgres.endpoint(rateLimit=1000)
     managers = await inbox(postgres)
@@ -73,8 +73,8 @@ async def test_what_a_decision_released_starts_once_although_the_api_died(postgr
     assert not postgres.stack.api.running
 
 
-async def test_a_decision_and_an_acknowledgement_stand_while_temporal_is_away(sqlite: Scene) -> None:
-    """And all workflows complete when it is back."""
+async def test_a_decision_and_an_acknowledgement_are_valid_while_temporal_is_unavailable(sqlite: Scene) -> None:
+    """All workflows complete when Temporal is back."""
     webhook = await sqlite.endpoint()
     managers, pulled = await inbox(sqlite), await pulled_endpoint(sqlite, channel=sqlite.channel)
     before = await publish(sqlite, gates=[{"inbox": managers}])
@@ -98,7 +98,7 @@ async def test_a_decision_and_an_acknowledgement_stand_while_temporal_is_away(sq
 
 
 async def test_the_timers_of_tasks_outlive_a_worker(postgres: Scene) -> None:
-    """One task is reminded of, and the other one is due, while no worker runs."""
+    """The reminder of one task and the due date of the other are reached while no worker runs."""
     worker = postgres.stack.worker
     await inbox(postgres, channel=postgres.channel)
     await worker.kill9()

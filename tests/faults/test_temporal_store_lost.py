@@ -1,4 +1,4 @@
-"""Temporal loses all it knew, with a hundred deliveries open. The database brings every one of them back."""
+"""Temporal loses its store, with a hundred deliveries open. All of them are restored from the database."""
 
 from collections import defaultdict
 
@@ -60,13 +60,13 @@ async def _endpoints(scene: Scene) -> list[CreatedEndpoint]:
 
 
 async def _lose_its_release(scene: Scene, well: CreatedEndpoint) -> None:
-    """As if the store were lost after the circuit had closed, and before what was parked was released: no entity knows
-    of it, no command comes, and the deliveries themselves check in ten minutes. The reconciler finds them."""
+    """As if the store were lost after the circuit had closed, and before parked deliveries were released: no entity has
+    them, no command comes, and the deliveries check by themselves in ten minutes. The reconciler finds them."""
     await scene.sql("UPDATE circuit SET hold = NULL WHERE endpoint_gid = :gid", gid=well.gid)
 
 
 async def _assert_attempts_continued(scene: Scene, busy: CreatedEndpoint) -> None:
-    """One row a request, numbered without a gap over the loss, and a request on either side of it."""
+    """One row for each request, numbered without a gap, with requests before and after the loss."""
     rows = await scene.sql(
         "SELECT delivery_gid, number FROM attempt WHERE endpoint_gid = :gid ORDER BY number", gid=busy.gid
     )
@@ -82,8 +82,8 @@ async def _assert_dead_letters_are_replayable(scene: Scene, dead: CreatedEndpoin
     one = (await scene.get("/v1/dead-letters", endpointGid=dead.gid, limit=1))["data"][0]["deliveryGid"]
     await scene.post(f"/v1/dead-letters/{one}/replay")
     await scene.has_statuses(dead, delivered=1, dead_lettered=EACH - 1)
-    # Young ones may just not be visible yet, so the audit minds those of a minute and more; and it looks once a
-    # minute, or when a worker starts.
+    # New ones may not be visible yet, so the audit checks those that are older than a minute; it runs once a minute,
+    # and when a worker starts.
     await scene.sql(
         "UPDATE delivery SET dead_lettered_at = accepted_at - interval '1 hour' WHERE status = 'dead_lettered'"
     )

@@ -14,7 +14,7 @@ KILLS = 2
 
 
 async def test_a_worker_killed_in_mid_request_loses_nothing_on_either_database(postgres: Scene, sqlite: Scene) -> None:
-    """Side by side, for each waits for Temporal to give the dead worker's activities up."""
+    """Concurrently, because each waits for Temporal to time out the dead worker's activities."""
     await asyncio.gather(_killed_in_mid_request(postgres), _killed_in_mid_request(sqlite))
 
 

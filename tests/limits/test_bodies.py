@@ -1,6 +1,6 @@
-"""How much of a body each route reads: nothing of a stranger's, and of nobody's more than the route's limit.
+"""How much of a body each route reads: nothing without a key, and never more than the limit of the route.
 
-Every route there is, found by walking the application: a new one is held to this without being listed here.
+Every route of the application is found by walking it: a new route is checked without being listed here.
 """
 
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ PIECE = b" " * 4096
 FAR_TOO_MUCH = 20 * 1024 * 1024
 
 SUFFIXES = ["/v1/channels/messages", "/v1/endpoints/messages", "/v1/tenants/messages", "/v1/subscriptions/messages"]
-"""Addresses that end like those of publishing, and are none of them."""
+"""Addresses that end like those of publishing, and are other routes."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -35,7 +35,7 @@ async def api(tmp_path_factory: object, migrated_file: Path) -> AsyncIterator[Ap
 
 
 class Endless:
-    """A body without end, or with a declared length; `read` says how much of it was asked for."""
+    """A body without end, or with a declared length; `read` is the number of bytes that were read."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -47,7 +47,7 @@ class Endless:
 
 
 def changing_routes(app: FastAPI) -> list[tuple[str, str, object]]:
-    """Method, path and function of every route that takes something."""
+    """Method, path and function of every route that takes a body."""
     found: list[tuple[str, str, object]] = [
         (method, str(context.path), context.endpoint)
         for context in iter_route_contexts(app.router.routes)
@@ -64,7 +64,7 @@ def filled(path: str) -> str:
 
 
 @ON_SHARED
-async def test_nothing_of_a_strangers_body_is_read_but_of_the_forms_that_strangers_fill_in(api: Api) -> None:
+async def test_unauthenticated_bodies_are_not_read_except_for_the_public_forms(api: Api) -> None:
     stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
     for method, path, endpoint in changing_routes(api.app):
         body = Endless()
@@ -79,7 +79,7 @@ async def test_nothing_of_a_strangers_body_is_read_but_of_the_forms_that_strange
 
 
 @ON_SHARED
-async def test_no_route_reads_more_than_its_limit_of_anybodys_body(api: Api) -> None:
+async def test_no_route_reads_more_of_a_body_than_its_limit(api: Api) -> None:
     limits = body_limits(api.services.settings)
     async with browsing(api) as visitor:
         await visitor.sign_in()
@@ -111,7 +111,7 @@ async def test_a_declared_length_that_is_too_long_is_refused_unread(api: Api) ->
 
 
 @ON_SHARED
-async def test_a_stranger_is_told_to_present_a_key_whatever_is_wrong_beside_it(api: Api) -> None:
+async def test_a_request_without_a_key_gets_a_401_even_if_it_has_other_errors(api: Api) -> None:
     stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
     for method, path in (("GET", "/v1"), ("GET", "/v1/nothing"), ("PUT", "/v1/channels"), ("GET", "/v1/messages?x=")):
         assert_problem(await stranger.request(method, path), 401)

@@ -1,6 +1,6 @@
-"""What one connection may cost, and how many there may be: for all clients that reach the port, with a key or without.
+"""Limits of one connection, and of their number: for all clients that reach the port, with a key or without.
 
-Times are only compared with one another: what is late is ended, what is not late goes on.
+Times are only compared with one another: late requests are ended, others continue.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from testing.waiting import assert_eventually
 from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
 
 A_READ = 256 * 1024
-"""So much the event loop reads at once."""
+"""Bytes that the event loop reads at once."""
 KERNEL = 8 * 1024 * 1024
-"""More than the kernel's buffers hold on both sides: what was sent beyond that, the server has read."""
+"""More than the kernel's buffers hold on both sides: if more than that was sent, the server has read the rest."""
 
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 
@@ -49,7 +49,7 @@ async def server() -> AsyncIterator[Server]:
         pytest.param(CHUNKED + b"0\r\n", b"x-a: b\r\n", 400, id="trailers without end"),
     ],
 )
-async def test_what_comes_without_end_beside_the_body_is_refused(
+async def test_endless_headers_trailers_and_chunk_extensions_are_refused(
     server: Server, start: bytes, piece: bytes, status: int
 ) -> None:
     client = await server.connect()
@@ -76,7 +76,7 @@ async def test_what_comes_without_end_beside_the_body_is_refused(
     ],
     ids=["as many", "too many", "as long", "too long", "too long together"],
 )
-async def test_headers_are_bounded_in_number_and_in_size_also_where_they_come_at_once(
+async def test_headers_are_bounded_in_number_and_size_even_if_they_arrive_at_once(
     server: Server, headers: bytes, status: int
 ) -> None:
     assert (await server.ask(HEAD + headers + b"\r\n")).status_code == status
@@ -110,7 +110,7 @@ def _assert_stuck(client: Client) -> None:
 
 
 @pytest.mark.parametrize("connection", [b"", b"connection: close\r\n"])
-async def test_a_body_that_nobody_reads_is_not_read_for_long_and_the_response_arrives(
+async def test_an_unread_body_is_dropped_for_a_short_time_and_the_response_arrives(
     monkeypatch: pytest.MonkeyPatch, connection: bytes
 ) -> None:
     monkeypatch.setattr(http_protocol, "LINGER_S", 0.5)
@@ -150,7 +150,7 @@ LATE = {
 }
 
 
-async def test_a_request_that_takes_too_long_to_arrive_is_ended_however_it_drips() -> None:
+async def test_a_request_that_takes_too_long_to_arrive_is_ended_even_if_bytes_keep_coming() -> None:
     async def responded(server: Server, start: bytes, piece: bytes) -> bytes:
         client = await server.connect()
         await client.send(start)
@@ -167,14 +167,14 @@ async def test_a_request_that_takes_too_long_to_arrive_is_ended_however_it_drips
     assert dict(zip(LATE, found, strict=True)) == {name: expected for name, (_, _, expected) in LATE.items()}
 
 
-async def test_a_request_under_way_has_no_deadline_but_that_of_the_application() -> None:
+async def test_a_running_request_has_no_deadline_except_that_of_the_application() -> None:
     async with serving_app(SHORT) as server:
         slow, idle = await server.connect(), await server.connect()
         await slow.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n")
         await idle.send(GET)
         await idle.response()
 
-        assert await idle.rest() == b""  # far behind the deadlines of both
+        assert await idle.rest() == b""  # long after the deadlines of both
         server.app.go_on.set()
 
         assert (await slow.response()).status_code == 200
@@ -208,7 +208,7 @@ async def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
 # Number
 
 
-async def test_one_address_has_so_many_connections_and_others_are_served() -> None:
+async def test_connections_of_one_address_are_limited_and_others_are_served() -> None:
     async with serving_app(Limits(connections_per_address=3)) as server:
         held = [await server.connect("127.0.0.2") for _ in range(3)]
 
@@ -225,7 +225,7 @@ async def _assert_served(server: Server, address: str) -> None:
     assert (await server.ask(address=address)).status_code == 200
 
 
-async def test_a_trusted_proxy_brings_as_many_connections_as_it_likes() -> None:
+async def test_connections_of_a_trusted_proxy_are_not_limited() -> None:
     limits = Limits(connections_per_address=3, trusted=(ip_network("127.0.0.2/32"),))
     async with serving_app(limits) as server:
         held = [await server.connect("127.0.0.2") for _ in range(10)]
@@ -234,7 +234,7 @@ async def test_a_trusted_proxy_brings_as_many_connections_as_it_likes() -> None:
             assert (await client.response()).status_code == 200
 
 
-async def test_where_all_connections_are_taken_an_idle_one_gives_way_and_a_busy_one_does_not() -> None:
+async def test_at_the_connection_limit_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     async with serving_app(Limits(connections=3)) as server:
         slow, idle, younger = [await server.connect() for _ in range(3)]
         await slow.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n")
@@ -256,7 +256,7 @@ async def test_where_all_connections_are_taken_an_idle_one_gives_way_and_a_busy_
             assert (await client.response()).status_code == 200
 
 
-async def test_what_is_refused_is_logged_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refusals_are_logged_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_limits, "REPORT_EVERY_S", 1.0)
     with capture_logs() as lines:
         async with serving_app(Limits(connections_per_address=1)) as server:
@@ -290,14 +290,14 @@ def _assert_reported(lines: list[Any]) -> None:
         (None, None),
     ],
 )
-def test_an_ipv6_network_is_one_address_and_a_proxy_is_none(address: str | None, key: str | None) -> None:
+def test_an_ipv6_network_counts_as_one_address_and_a_proxy_is_not_counted(address: str | None, key: str | None) -> None:
     assert Connections(Limits(trusted=(ip_network("10.0.0.0/8"),))).key_of(address) == key
 
 
 # Requests on one connection
 
 
-async def test_requests_wait_on_a_connection_in_small_numbers(server: Server) -> None:
+async def test_pipelined_requests_are_limited(server: Server) -> None:
     client = await server.connect()
     await client.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n" + GET * 10_000)
     await assert_eventually(lambda: _assert_requests(server, 1))
@@ -312,7 +312,7 @@ def _assert_requests(server: Server, count: int) -> None:
     assert len(server.app.requests) == count
 
 
-async def test_what_is_no_request_does_not_spoil_the_one_before_it(server: Server) -> None:
+async def test_an_invalid_request_does_not_affect_the_one_before_it(server: Server) -> None:
     client = await server.connect()
     await client.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n" + b"\x00\x01\x02\r\n\r\n")
     await asyncio.sleep(0.1)
@@ -323,7 +323,7 @@ async def test_what_is_no_request_does_not_spoil_the_one_before_it(server: Serve
 
 
 @pytest.mark.parametrize("upgrade", [b"websocket", b"h2c"])
-async def test_an_upgrade_is_not_made_and_does_not_lose_a_body(server: Server, upgrade: bytes) -> None:
+async def test_an_upgrade_is_ignored_and_does_not_lose_a_body(server: Server, upgrade: bytes) -> None:
     wish = b"connection: upgrade\r\nupgrade: %s\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n" % upgrade
     assert (await server.ask(HEAD + wish + b"\r\n")).status_code == 200
 

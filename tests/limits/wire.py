@@ -1,4 +1,4 @@
-"""HTTP as a client writes it that means harm, or knows no better: raw bytes over a real socket."""
+"""HTTP of a malicious or careless client: raw bytes over a real socket."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ PATIENCE_S = 30.0
 
 
 class Client:
-    """One connection. Writing to one that the server has closed is no error: what counts is what it read."""
+    """One connection. Writing after the server has closed it is not an error."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -33,7 +33,7 @@ class Client:
         return cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)))
 
     async def send(self, data: bytes) -> bool:
-        """False where the server took it no more."""
+        """False if the server has closed the connection."""
         try:
             self._writer.write(data)
             await asyncio.wait_for(self._writer.drain(), PATIENCE_S)
@@ -50,7 +50,7 @@ class Client:
             await asyncio.sleep(pause)
 
     async def drip(self, piece: bytes) -> None:
-        """The same, and slowly: a bit at a time, without an end."""
+        """Send the piece slowly again and again, without an end."""
         await self.flood(piece, pause=0.1)
 
     async def response(self) -> httpx.Response:
@@ -81,7 +81,7 @@ class Client:
 
 @dataclass
 class App:
-    """An application that notes what reached it. `/slow` waits, `/early` reads nothing, `/large` says much."""
+    """Records the requests that reach it. `/slow` waits, `/early` reads nothing, `/large` has a large response."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
     body_bytes: int = 0

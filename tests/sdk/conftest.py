@@ -1,4 +1,4 @@
-"""The real API on a real socket, behind a proxy in its process that fails as a test asks it to. Temporal is stopped."""
+"""The real API on a real socket, with a proxy in its process that fails as a test configures. Temporal is stopped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,12 +22,12 @@ __all__ = ["migrated_file"]
 QUICK = Retries(first=0.01, longest=0.02)
 
 Fault = Callable[[Any, Any, Any, Any], Any]
-"""An ASGI application that also gets the one behind it: `(app, scope, receive, send)`."""
+"""An ASGI application that also gets the application it wraps: `(app, scope, receive, send)`."""
 
 
 @dataclass
 class Proxy:
-    """Passes requests on, except that the next ones to a path that ends as named have their fault."""
+    """Passes requests on, except that the next ones to a path with a named ending get their fault."""
 
     app: Any
     faults: list[tuple[str, Fault]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Proxy:
 def responding(
     status: int, headers: dict[str, str] | None = None, body: bytes = b"proxy", *, after: bool = False
 ) -> Fault:
-    """Respond like this instead; `after`: once the API has done what was asked."""
+    """Respond like this instead; `after`: once the API has carried out the request."""
 
     async def fault(app: Any, scope: Any, receive: Any, send: Any) -> None:
         if after:
@@ -64,7 +64,7 @@ def responding(
 
 
 def cutting(*, after_chunks: int = 0) -> Fault:
-    """Cut the connection after so many parts of the response; without any: once the API has done what was asked."""
+    """Cut the connection after so many parts of the response; with 0, once the API has carried out the request."""
 
     async def fault(app: Any, scope: Any, receive: Any, send: Any) -> None:
         left = after_chunks

@@ -21,7 +21,7 @@ Publish = Callable[..., Awaitable[Any]]
 
 @asynccontextmanager
 async def publisher(server: Server, kind: str) -> AsyncIterator[Publish]:
-    """`publish` of a client that blocks, or of one that does not."""
+    """`publish` of the blocking client, or of the asynchronous one."""
     async with server.async_client() as client:
         with server.client() as blocking:
             if kind == "async":
@@ -45,7 +45,7 @@ async def test_a_publish_that_is_repeated_does_not_publish_twice(server: Server,
     assert [each["messageGid"] for each in listed] == [published["messageGid"]]
 
 
-async def test_what_cannot_succeed_is_not_repeated_and_says_which_field_is_wrong(server: Server) -> None:
+async def test_a_request_that_cannot_succeed_is_not_retried_and_the_error_names_the_field(server: Server) -> None:
     channel, _ = await server.endpoint()
     async with server.async_client() as client:
         with pytest.raises(InvalidRequest) as caught:
@@ -69,7 +69,7 @@ pauses: list[float] = []
 
 
 class Hurried(Retries):
-    """Notes each pause, and makes none."""
+    """Records each pause, and does not wait."""
 
     def pause(self, failures: int, error: EverhookError, *, is_repeatable: bool) -> float | None:
         pause = super().pause(failures, error, is_repeatable=is_repeatable)
@@ -108,7 +108,7 @@ async def test_a_call_with_an_effect_is_repeated_only_with_a_key(server: Server)
             await client.channels.delete(channel)
 
 
-async def test_nothing_that_listens_is_an_error_of_its_own() -> None:
+async def test_a_refused_connection_has_its_own_error() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with Client(url, "key", retries=QUICK) as client, pytest.raises(ConnectionFailed) as caught:
         await in_thread(client.publish, "orders", {})
@@ -116,7 +116,7 @@ async def test_nothing_that_listens_is_an_error_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_waiting_returns_the_outcome_and_what_the_receiver_responded(server: Server, kind: str) -> None:
+async def test_waiting_returns_the_outcome_and_the_response_of_the_receiver(server: Server, kind: str) -> None:
     channel, gid = await server.endpoint(mode="poll")
     async with server.async_client() as client, AsyncExitStack() as opened:
         blocking = opened.enter_context(server.client())
@@ -128,9 +128,9 @@ async def test_waiting_returns_the_outcome_and_what_the_receiver_responded(serve
         (item,) = ok(await server.api.get(f"/v1/endpoints/{gid}/poll"))["data"]
         lines = {"acks": [{"lease": item["lease"], "result": {"invoice": "2026-0042"}}]}
         ok(await server.api.post(f"/v1/endpoints/{gid}/acks", lines))
-        answer = await waiting
-        assert (answer["state"], answer["outcome"]) == ("settled", "delivered")
-        assert answer["deliveries"][0]["result"] == {"invoice": "2026-0042"}
+        result = await waiting
+        assert (result["state"], result["outcome"]) == ("settled", "delivered")
+        assert result["deliveries"][0]["result"] == {"invoice": "2026-0042"}
         events = [event["kind"] async for event in client.messages.events(published["messageGid"])]
         assert (events[0], events[-1]) == ("message.accepted", "message.settled")
 
@@ -172,20 +172,20 @@ async def test_a_name_cannot_change_the_path(server: Server) -> None:
                 await client.channels.get(name)
 
 
-async def test_a_response_that_is_no_json_is_an_error(server: Server) -> None:
+async def test_a_response_that_is_not_json_is_an_error(server: Server) -> None:
     server.proxy.fail("/channels", responding(200, body=b"<html>"))
     with pytest.raises(ApiError, match="not JSON"):
         async with server.async_client() as client:
             [_ async for _ in client.channels.list()]
 
 
-async def test_the_key_is_not_in_what_debuggers_show() -> None:
+async def test_the_key_is_not_in_the_attributes_of_a_client() -> None:
     for client in (Client("http://x", "ek_secret"), AsyncClient("http://x", "ek_secret")):
         assert "ek_secret" not in repr(vars(client))
 
 
 async def test_both_clients_have_the_same_calls() -> None:
-    """What blocks, what is awaited, and what is iterated over differ; parameters do not."""
+    """Blocking, awaited and iterated return types differ; parameters do not."""
     groups = {name: value for name, value in vars(Client("http://x", None)).items() if name[0] != "_"}
     others = vars(AsyncClient("http://x", None))
     assert len(groups) == 9

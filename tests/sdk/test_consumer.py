@@ -55,7 +55,7 @@ class Notes(Observer):
 
 @asynccontextmanager
 async def consuming(server: Server, gid: str, handler: Any, **options: Any) -> AsyncIterator[tuple[Consumer, Notes]]:
-    """A consumer that runs; at the end of the block it is stopped, and has to end well."""
+    """A running consumer; at the end of the block it is stopped, and has to end without an error."""
     notes = Notes()
     async with server.async_client() as client:
         consumer = client.consumer(gid, handler, **{"timing": QUICK, "observer": notes, **options})
@@ -97,8 +97,8 @@ async def test_messages_are_handled_and_their_results_reach_the_sender(server: S
         await eventually(lambda: len(handled) == 1)
         (second,) = await publish(server, channel, 1)
         async with server.async_client() as client:
-            answer = await client.wait_for(second["messageGid"])
-    assert answer["deliveries"][0]["result"] == {"twice": 0}
+            result = await client.wait_for(second["messageGid"])
+    assert result["deliveries"][0]["result"] == {"twice": 0}
     assert [message.gid for message in handled] == [first["messageGid"], second["messageGid"]]
     assert (handled[0].channel, handled[0].type, handled[0].attempt) == (channel, "order.created", 1)
     assert notes.transports == ["stream" if mode == "auto" else "poll"]
@@ -154,7 +154,7 @@ async def silent(app: Any, scope: Any, receive: Any, send: Any) -> None:
 
 
 async def buffering(app: Any, scope: Any, receive: Any, send: Any) -> None:
-    """Hold everything but the start of the response back, as some proxies do."""
+    """Hold back everything except the start of the response, as some proxies do."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
     await silent(app, scope, receive, send)
 
@@ -184,7 +184,7 @@ async def test_messages_are_polled_where_streaming_does_not_work(server: Server,
     assert await server.attempts(gid) == [("delivered", None)] * 2
 
 
-async def test_a_stream_that_goes_silent_is_replaced_and_streaming_is_tried_again(server: Server) -> None:
+async def test_a_silent_stream_is_replaced_and_streaming_is_retried(server: Server) -> None:
     channel, gid = await server.endpoint()
     handled: list[Message] = []
     timing = Timing(silence=0.2, stream_again=0.01)  # the server is silent for 15 s
@@ -197,7 +197,7 @@ async def test_a_stream_that_goes_silent_is_replaced_and_streaming_is_tried_agai
     assert all("nothing was received" in reason for reason in notes.fallbacks)
 
 
-async def test_a_connection_that_breaks_is_made_again_and_nothing_is_handled_twice(server: Server) -> None:
+async def test_a_broken_connection_is_reopened_and_nothing_is_handled_twice(server: Server) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 6)
     server.proxy.fail("/stream", cutting(after_chunks=2))
@@ -285,7 +285,7 @@ async def test_a_result_that_cannot_be_sent_is_a_failure(server: Server, result:
     assert await server.attempts(gid) == [("retry", "nacked")]
 
 
-async def test_a_stop_finishes_what_runs_and_gives_back_the_rest(server: Server) -> None:
+async def test_a_stop_finishes_running_handlers_and_returns_the_other_messages(server: Server) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 12)
     begun, may_end = [], asyncio.Event()
@@ -330,7 +330,7 @@ async def test_a_stop_settles_also_while_the_api_is_unavailable_for_a_moment(ser
     assert await server.attempts(gid) == [("delivered", None)]
 
 
-async def test_a_consumer_that_is_cancelled_settles_what_is_done_and_cancels_the_rest(server: Server) -> None:
+async def test_a_cancelled_consumer_settles_finished_messages_and_cancels_the_others(server: Server) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 2)
     begun: list[Message] = []
@@ -358,7 +358,7 @@ async def test_a_consumer_that_is_cancelled_settles_what_is_done_and_cancels_the
     assert (await server.queue(gid))["leased"] == 1  # until its lease ends
 
 
-async def test_what_does_not_pass_ends_a_consumer(server: Server) -> None:
+async def test_a_permanent_error_ends_a_consumer(server: Server) -> None:
     _, gid = await server.endpoint()
     async with server.async_client() as client, server.async_client("ek_wrong") as stranger:
         for mode in ("auto", "poll"):

@@ -30,8 +30,8 @@ async def dead(client: AsyncClient, channel: str, gid: str, count: int) -> list[
     sent = [await client.publish(channel, {"n": n}, type="t") for n in range(count)]
     await client.consume(gid, refuse, limit=count)
     for each in sent:
-        answer = await client.wait_for(each)
-        assert (answer["outcome"], answer["deliveries"][0].get("replayable")) == ("dead_lettered", True)
+        result = await client.wait_for(each)
+        assert (result["outcome"], result["deliveries"][0].get("replayable")) == ("dead_lettered", True)
     return sent
 
 
@@ -48,8 +48,8 @@ async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str
 
         await client.dead_letters.replay(letters[2]["deliveryGid"], reason="they fixed it")
         await client.consume(gid, accept, limit=1)
-        answer = await client.wait_for(first)
-        assert answer["deliveries"][0].get("result") == {"gid": first["messageGid"]}
+        result = await client.wait_for(first)
+        assert result["deliveries"][0].get("result") == {"gid": first["messageGid"]}
         again = await client.messages.redeliver(first["messageGid"], reason="they lost it")
         assert [(each["round"], each["result"]) for each in again["deliveries"]] == [(3, "round_opened")]
         await client.consume(gid, accept, limit=1)

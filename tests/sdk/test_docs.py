@@ -132,7 +132,7 @@ async def test_receive_webhooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @ON_SHARED
-async def test_the_readme_of_the_package_shows_what_is_there(server: Server) -> None:
+async def test_the_readme_of_the_package_names_only_what_exists(server: Server) -> None:
     (program,) = snippets(ROOT / "sdk/python/README.md").values()
     calls = {node.attr for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Attribute)}
     async with server.async_client() as client:

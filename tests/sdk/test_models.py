@@ -1,4 +1,4 @@
-"""The models of the client are those of the API, and need nothing that sends requests."""
+"""The models of the client are those of the API, and do not import the HTTP client."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What consumers parse: event streams in any pieces, pages of items byte for byte, and messages that are too much."""
+"""Parsing of consumers: event streams in any pieces, pages of items byte for byte, and messages nested too deeply."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_events_are_parsed_from_pieces_of_any_size_with_any_line_end(size: int, 
     ],
 )
 @pytest.mark.parametrize("spaced", [False, True])
-def test_items_of_a_page_are_the_very_bytes(items: list[bytes], spaced: bool) -> None:
+def test_items_of_a_page_are_the_exact_bytes(items: list[bytes], spaced: bool) -> None:
     page = b'{"data":[' + (b" , " if spaced else b",").join(items) + b'],"more":true,"held":"x"}'
     if spaced:
         page = page.replace(b'"data":[', b' "data" : [ ')

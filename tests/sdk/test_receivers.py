@@ -1,4 +1,4 @@
-"""What receivers of webhooks use: `Webhook`, `Seen`, and the dependency for FastAPI, with requests as they are sent."""
+"""Helpers for receivers of webhooks: `Webhook`, `Seen`, and the dependency for FastAPI, with real requests."""
 
 import asyncio
 import sqlite3
@@ -36,7 +36,7 @@ def test_a_genuine_request_is_parsed_in_any_body_format(format: BodyFormat) -> N
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_what_is_not_genuine_is_refused(forgery: str) -> None:
+def test_requests_that_are_not_genuine_are_refused(forgery: str) -> None:
     secret = new_secret()
     sent = FORGERIES[forgery](secret)
     with pytest.raises(InvalidSignature) as caught:
@@ -44,7 +44,7 @@ def test_what_is_not_genuine_is_refused(forgery: str) -> None:
     assert secret not in str(caught.value) and caught.value.__cause__ is None
 
 
-def test_a_body_that_is_no_text_is_refused() -> None:
+def test_a_body_that_is_not_text_is_refused() -> None:
     secret = new_secret()
     with pytest.raises(InvalidSignature):
         Webhook(secret).verify(dict(signed(secret).headers), b"\xff")
@@ -59,7 +59,7 @@ def test_any_of_several_secrets_verifies_and_requests_of_a_rotation_too() -> Non
 
 
 @pytest.mark.parametrize("secrets", [(), ("",), ("whsec_",), ("whsec_é",), ("whsec_A",)])
-def test_a_secret_that_is_none_is_refused_without_its_text(secrets: tuple[str, ...]) -> None:
+def test_an_invalid_secret_is_refused_without_showing_it(secrets: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="secret"):
         Webhook(*secrets)
 
@@ -94,7 +94,7 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def test_a_message_is_new_once_and_again_if_the_work_failed(db: sqlite3.Connection) -> None:
+def test_a_message_is_new_once_or_again_if_its_handler_failed(db: sqlite3.Connection) -> None:
     seen = Seen()
     seen.create_table(db)
     seen.create_table(db)
@@ -108,7 +108,7 @@ def test_a_message_is_new_once_and_again_if_the_work_failed(db: sqlite3.Connecti
         assert seen.is_new(db, "msg_2")
 
 
-def test_other_drivers_tables_and_old_messages(db: sqlite3.Connection) -> None:
+def test_seen_works_with_other_drivers_and_tables_and_forgets_old_messages(db: sqlite3.Connection) -> None:
     other = Formatted(db)
     seen = Seen("of_shop", paramstyle="format")
     seen.create_table(other)
@@ -122,7 +122,7 @@ def test_other_drivers_tables_and_old_messages(db: sqlite3.Connection) -> None:
             Seen(**wrong)
 
 
-def test_two_transactions_at_once_have_a_message_once(tmp_path: Path) -> None:
+def test_two_concurrent_transactions_handle_a_message_once(tmp_path: Path) -> None:
     file, seen = tmp_path / "receiver.db", Seen()
     with closing(sqlite3.connect(file)) as db:
         seen.create_table(db)
@@ -144,7 +144,7 @@ def test_two_transactions_at_once_have_a_message_once(tmp_path: Path) -> None:
 # FastAPI
 
 
-async def test_the_dependency_gives_the_message_and_responds_to_what_is_not_genuine() -> None:
+async def test_the_dependency_returns_the_message_and_refuses_requests_that_are_not_genuine() -> None:
     secret, app = new_secret(), FastAPI()
     received: list[WebhookMessage] = []
 
@@ -182,7 +182,7 @@ def test_receivers_do_not_load_the_http_client() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_everything_that_is_exported_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     assert {name for name in everhook_client.__all__ if getattr(everhook_client, name) is None} == set()
     with pytest.raises(AttributeError):
         _ = everhook_client.nothing

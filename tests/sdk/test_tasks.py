@@ -34,10 +34,10 @@ async def test_a_person_reads_comments_and_decides_and_the_sender_gets_the_decis
                 decided = await in_thread(blocking.tasks.decide, task["taskGid"], "approved", **decision)
         assert (decided["state"], decided["outcome"], decided["comment"]) == ("decided", "approved", "fine")
         server.proxy.requests.clear()
-        answer = await client.wait_for(sent, until="first")
+        result = await client.wait_for(sent, until="first")
         assert server.proxy.requests == ["GET wait"]
-        assert answer["state"] == "pending"  # the other endpoint has not taken it yet
-        results = [each.get("result") for each in answer["deliveries"] if each["endpointGid"] == gid]
+        assert result["state"] == "pending"  # the other endpoint has not taken it yet
+        results = [each.get("result") for each in result["deliveries"] if each["endpointGid"] == gid]
         assert results == [{"outcome": "approved", "comment": "fine"}]
 
 
