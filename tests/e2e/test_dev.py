@@ -24,7 +24,7 @@ from testing.ledgers import compare
 from testing.processes import REPOSITORY, Process, free_port
 from testing.publisher import Publisher
 from testing.receiver import Receiver
-from testing.waiting import assert_eventually
+from testing.waiting import PATIENCE_S, assert_eventually
 
 WELCOME = "Deliveries as they happen"
 # What takes a quarter of a minute by default: the reconciler's pass, and the deliveries it leaves to the dispatcher.
@@ -35,13 +35,13 @@ REAL_PYTHON = Path(sys.executable).resolve()
 class Dev:
     """One `everhook dev`, which may be started again on the same ports and data."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.data_dir = directory / "data"
         self.port, self.temporal_port, self.temporal_ui_port = free_port(), free_port(), free_port()
         self.process = Process(
             [sys.executable, "-m", "cli", "dev", *self.options, *arguments],
             log=directory / "dev.log",
-            env=QUICK,
+            env=QUICK | (env or {}),
         )
 
     @property
@@ -65,7 +65,7 @@ class Dev:
         self.process.start()
         await self.process.wait_ready(line=WELCOME, timeout=60)
 
-    async def prints(self, pattern: str, timeout: float = 30.0) -> None:
+    async def prints(self, pattern: str, timeout: float = PATIENCE_S) -> None:
         """Wait until a line of the output fits the pattern."""
 
         def printed() -> None:
@@ -122,7 +122,7 @@ async def run_the_printed_command(dev: Dev, directory: Path) -> None:
     if shutil.which("curl") is not None:
         output = await Process(["sh", "-c", command[1]], log=directory / "curl.log").run()
         assert '"type":"order.created"' in output
-        await dev.prints(r"(order\.created +demo: always well +✓ delivered[\s\S]*){2}", timeout=10)
+        await dev.prints(r"(order\.created +demo: always well +✓ delivered[\s\S]*){2}")
 
 
 async def sign_in_by_the_printed_link(dev: Dev) -> None:

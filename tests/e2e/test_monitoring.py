@@ -17,7 +17,7 @@ from testing.publisher import CreatedEndpoint, Publisher
 from testing.stack import QUICK, Stack
 from testing.waiting import assert_eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BOARD = json.loads((REPOSITORY / "deploy/grafana/everhook.json").read_text())
 QUERIES = [

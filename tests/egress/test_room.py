@@ -16,8 +16,6 @@ from tests.egress.corpus import FLIPS, NAMES, NOT_PUBLIC, PUBLIC, URLS
 from tests.egress.inside import EVERY_URL, LARGE, ROUNDS
 from tests.egress.receivers import HANDSHAKES, RESPONSES, TIMEOUT
 
-pytestmark = pytest.mark.timeout(300)
-
 KEPT_BODY = 16 * 1024
 STORED_HEADERS = 12 * 1024
 """8 KB, plus their overhead as JSON."""

@@ -1,22 +1,12 @@
 """Two stacks of real processes that the fault tests share, one for each database; each test gets its own scene."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from testing.scene import SHARED, Scene
 from testing.stack import Stack
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longer than `PATIENCE_S`, so that a failure names the condition that did not hold."""
-    for item in items:
-        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

@@ -9,7 +9,7 @@ import pytest
 from testing.ledgers import Ack, Report
 from testing.scene import Scene, slowly
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 OUTAGE_S = 20.0
 PROMPTLY_S = OUTAGE_S / 2

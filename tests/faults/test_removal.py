@@ -15,7 +15,7 @@ from testing.publisher import CreatedEndpoint
 from testing.scene import Scene
 from testing.waiting import assert_eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MANY = 10_000
 OLD = now() - timedelta(days=200)

@@ -14,7 +14,7 @@ from testing.script import Response
 from testing.stack import QUICK, Stack
 from testing.waiting import assert_eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EACH = 5
 OF_STATUS = f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="{{}}" AND Channel="{{}}"'

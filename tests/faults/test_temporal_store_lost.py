@@ -8,7 +8,7 @@ from testing.publisher import CreatedEndpoint
 from testing.scene import Scene
 from testing.script import Response
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 EACH = 20
 DEAD = 'DeliveryStatus="dead_lettered" AND ExecutionStatus="Running" AND Channel="{}"'

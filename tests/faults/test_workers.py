@@ -7,7 +7,7 @@ import pytest
 
 from testing.scene import Scene, slowly
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GRACE_S = 40.0
 KILLS = 2

@@ -579,8 +579,10 @@ class Engine:
 
         return await assert_eventually(called)
 
-    def keep(self) -> None:
-        """Leave the workflows open for the next engine."""
+    async def keep(self) -> None:
+        """Leave the workflows open for the next engine. At rest: what an activity did would be lost."""
+        for workflow_id in self._opened:
+            await until_at_rest(self.client.get_workflow_handle(workflow_id))
         self._opened.clear()
 
     async def close(self) -> None:

@@ -858,7 +858,7 @@ async def test_a_delivery_that_released_code_parked_continues_with_the_back_off(
             await old.skip(HOUR)
             await old.until_parked(handle)
             first = await run_id(handle)
-            old.keep()
+            await old.keep()
         async with running_engine(env) as engine:
             engine.fakes.script(PAUSED)
             await engine.skip(2 * HOUR)

@@ -716,7 +716,7 @@ async def test_a_circuit_that_released_code_began_takes_changed_settings_too() -
             await endpoint.report(failures=1)
             await endpoint.until_projected(failures=1)
             await endpoint.settings_changed(replace(POLICY, failure_threshold=2))  # released code ignores it
-            old.keep()
+            await old.keep()
         async with running_engine(env) as engine:
             again = engine.endpoint(POLICY, endpoint.gid)
             await again.settings_changed(replace(POLICY, failure_threshold=3))

@@ -102,9 +102,11 @@ async def test_a_replay_asks_again(engine: Engine) -> None:
     await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
     engine.fakes.task.ask(await engine.now())
     engine.fakes.task.ended = None
+    checks = len(engine.fakes.of("check_task"))
     await handle.signal("replay", OperatorAction("ann"))
     await engine.until(handle, AWAITING, round_=2)
     assert await attribute(handle, sa.DELIVERY_STATUS) == AWAITING
+    await engine.until_called("check_task", checks + 1)
     assert engine.fakes.arguments("check_task")[-1].round == 2
 
 
