@@ -257,6 +257,32 @@ async def test_the_overview_says_what_is_wrong_and_follows_it_live(stage: Stage,
     await expect(unhealthy.get_by_text(tenant)).to_have_count(0, timeout=LOOKED_AT_WITHIN_MS)
 
 
+async def test_a_live_update_takes_neither_a_click_nor_the_focus(page: Page) -> None:
+    update, is_sent = asyncio.Event(), asyncio.Event()
+    region = page.locator("[data-region=traffic]")
+
+    async def send_one(route: Route) -> None:
+        if is_sent.is_set():
+            return await route.abort()
+        await update.wait()
+        markup = json.dumps({"traffic": await region.inner_html() + "<p>updated</p>"})
+        await route.fulfill(content_type="text/event-stream", body=f"event: regions\ndata: {markup}\n\n")
+        is_sent.set()
+
+    await page.route("**/live", send_one)
+    await page.goto("/")
+    summary = page.get_by_text("Attempts a minute as a table")
+    await summary.hover()
+    await page.mouse.down()
+    async with page.expect_event("requestfinished", lambda request: request.url.endswith("/live")):
+        update.set()
+    await expect(page.get_by_text("updated")).to_have_count(0)
+    await page.mouse.up()
+    await expect(page.get_by_text("updated")).to_be_visible()
+    await expect(page.get_by_role("region", name="Attempts a minute").get_by_role("table").first).to_be_visible()
+    await expect(summary).to_be_focused()
+
+
 async def test_each_chart_has_its_figures_as_a_table(page: Page) -> None:
     await page.goto("/")
     await page.get_by_text("Attempts a minute as a table").click()

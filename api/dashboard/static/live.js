@@ -11,7 +11,9 @@ const AGAIN_AFTER_MS = 5000; // a proxy's error page has the browser give up, so
  */
 export function follow(page) {
   const sign = page.querySelector("[data-live]");
-  if (sign instanceof HTMLElement && sign.dataset.live) connect(page, sign, sign.dataset.live);
+  if (!(sign instanceof HTMLElement) || !sign.dataset.live) return;
+  watchPresses(page);
+  connect(page, sign, sign.dataset.live);
 }
 
 let lostAt = 0;
@@ -39,8 +41,34 @@ function connect(page, sign, address) {
   });
   source.addEventListener("regions", (event) => {
     const regions = /** @type {Record<string, string>} */ (JSON.parse(event.data));
-    for (const [name, markup] of Object.entries(regions)) swap(page, name, markup);
+    for (const [name, markup] of Object.entries(regions)) waiting.set(name, markup);
+    swapAll(page);
   });
+}
+
+/** @type {Map<string, string>} */
+const waiting = new Map(); // markup by region
+let isPressed = false;
+
+/**
+ * Note whether a button is held down: what was pressed must still be there when it is released, or there is no click.
+ * @param {Document} page
+ */
+function watchPresses(page) {
+  page.addEventListener("pointerdown", () => { isPressed = true; }, { capture: true });
+  for (const end of ["pointerup", "pointercancel"]) {
+    page.addEventListener(end, () => {
+      isPressed = false;
+      setTimeout(() => swapAll(page)); // after the click
+    }, { capture: true });
+  }
+}
+
+/** @param {Document} page */
+function swapAll(page) {
+  if (isPressed) return;
+  for (const [name, markup] of waiting) swap(page, name, markup);
+  waiting.clear();
 }
 
 /**
@@ -64,12 +92,17 @@ function swap(page, name, markup) {
   const region = page.querySelector(`[data-region="${name}"]`);
   if (!region) return;
   const open = [...region.querySelectorAll("details")].map((details) => details.open);
-  const focused = region.contains(page.activeElement) ? page.activeElement?.getAttribute("href") : null;
+  const focused = region.contains(page.activeElement) ? page.activeElement : null;
   region.innerHTML = markup;
   region.querySelectorAll("details").forEach((details, at) => { details.open = open[at] ?? false; });
   offerCopying(region);
   if (focused) {
-    const again = [...region.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused);
-    again?.focus();
+    const again = [...region.querySelectorAll(focused.tagName)].find((each) => nameOf(each) === nameOf(focused));
+    if (again instanceof HTMLElement) again.focus();
   }
+}
+
+/** @param {Element} element */
+function nameOf(element) {
+  return element.getAttribute("href") ?? element.textContent;
 }
