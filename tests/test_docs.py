@@ -23,6 +23,7 @@ from testing.api import openapi_document
 from tests.cli import test_help
 
 ROOT = Path(__file__).resolve().parents[1]
+PRODUCT = ("activities", "api", "cli", "everhook", "workflows")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _LINK = re.compile(r"\[[^\]]*\]\((?!https?://)([^)\s#]*)(?:#([^)\s]*))?\)")
@@ -30,6 +31,11 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _CALL = re.compile(r"\b(GET|POST|PATCH|DELETE) (/[^\s`?]+)")
 _COMMAND = re.compile(r"(?<![\w.'-])everhook ([a-z]+(?:-[a-z]+)*)((?: [^\s`']+)*)")
+
+
+_LOG_LINE = re.compile(r"[a-z][A-Za-z',; -]+")
+_NOT_OURS = re.compile(r"(docker|everhook|temporal (operator|schedule)|sql schema) ")
+"""Commands, and what Temporal logs."""
 
 
 @cache
@@ -104,6 +110,24 @@ def test_every_command_named_is_one_with_the_options_named(page: Path) -> None:
                 command = group[rest.split()[0]]
             known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) - {"--help"} <= known, f"everhook {name}{rest}"
+
+
+def test_every_log_line_quoted_is_logged() -> None:
+    """A quotation of four words or more, in a paragraph about the log."""
+    sources = [path.read_text() for folder in PRODUCT for path in (ROOT / folder).rglob("*.py")]
+    source = " ".join(re.sub(r'"\s+f?"', "", "\n".join(sources)).split())
+    quoted = [
+        " ".join(text.split())
+        for page in PAGES
+        for paragraph in _FENCE.sub("", _text(page)).split("\n\n")
+        if re.search(r"\blog(s|ged)?\b", paragraph)
+        for text in re.findall(r"`([^`]+)`", paragraph)
+    ]
+    lines = {
+        text for text in quoted if _LOG_LINE.fullmatch(text) and text.count(" ") >= 3 and not _NOT_OURS.match(text)
+    }
+    assert len(lines) >= 5
+    assert {line for line in lines if line not in source} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
