@@ -66,7 +66,7 @@ PAUSE_LASTS = timedelta(hours=1)
 HISTORY_AFTER = timedelta(minutes=5)
 """The process that made the delivery starts younger ones itself."""
 
-HISTORY_BATCH, HISTORY_BATCH_BESIDE_FRESH = 200, 20
+HISTORY_BATCH, HISTORY_BATCH_WITH_FRESH = 200, 20
 REPLAY_STALLED = timedelta(seconds=60)
 """A replay records its position several times a second."""
 
@@ -314,12 +314,12 @@ class ReconcilingActivities:
         """Start the history workflows that no other process started, because it died or lagged far behind. While fresh
         messages flow in this process, a pass starts few of them, and makes only the signals and skips the late ones."""
         moment = now()
-        beside_fresh = self._traffic is not None and self._traffic.flows
-        urgent_before = moment - MAX_LAG if beside_fresh else None
+        fresh_flows = self._traffic is not None and self._traffic.flows
+        urgent_before = moment - MAX_LAG if fresh_flows else None
         while not current.is_over and await self._start_some_history(current, moment, HISTORY_BATCH, urgent_before):
             pass
-        if beside_fresh:
-            await self._start_some_history(current, moment, HISTORY_BATCH_BESIDE_FRESH)
+        if fresh_flows:
+            await self._start_some_history(current, moment, HISTORY_BATCH_WITH_FRESH)
 
     async def _start_some_history(
         self, current: _PassSummary, moment: datetime, limit: int, urgent_before: datetime | None = None

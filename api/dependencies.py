@@ -102,7 +102,7 @@ async def authenticate(request: Request) -> Caller:
 async def authenticate_key(request: Request, key: str, was_given: bool) -> Caller:
     """The caller that a key belongs to. Raises 401, which says whether one was given."""
     services = await _services(request)
-    caller = await caller_behind(key, services, address_of(request, services.settings))
+    caller = await caller_of_key(key, services, address_of(request, services.settings))
     if caller is None:
         raise _key_needed(_WRONG_KEY if was_given else _NO_KEY)
     return caller
@@ -124,7 +124,7 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
-async def caller_behind(presented: str, services: Services, address: str | None) -> Caller | None:
+async def caller_of_key(presented: str, services: Services, address: str | None) -> Caller | None:
     """The caller that a key belongs to. None for a key that is unknown, revoked or expired."""
     key = services.settings.api_key
     if key is not None and hmac.compare_digest(presented.encode(), key.get_secret_value().encode()):

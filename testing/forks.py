@@ -9,6 +9,7 @@ point, and is stopped and killed like others. Tests of the commands themselves s
 is shared that must not be. It reads requests as lines of JSON and writes a line for each. Its children end with it.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -85,7 +86,7 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _parent() -> "subprocess.Popen[bytes]":
     """The process that forks: one for each process of the tests, started when it is first needed."""
-    return subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, "-m", "testing.forks"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -93,6 +94,13 @@ def _parent() -> "subprocess.Popen[bytes]":
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,
     )
+    atexit.register(_end, parent)
+    return parent
+
+
+def _end(parent: "subprocess.Popen[bytes]") -> None:
+    with parent:
+        parent.kill()
 
 
 def _serve() -> None:

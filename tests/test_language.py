@@ -23,6 +23,8 @@ AVOIDED: Mapping[str, str] = {
     r"save for": "except",
     r"(comes?|came) of": "results in, happens to",
     r"answers with": "returns, responds with",
+    r"told|tells|telling": "reported, says, shows",
+    r"beside": "next to, with, during",
 }
 """A pattern of whole words, and what to say instead."""
 
@@ -30,11 +32,12 @@ ENDINGS = (".css", ".env", ".html", ".ini", ".js", ".md", ".py", ".service", ".s
 EXEMPT = ("tests/vectors/", "tests/histories/", "CHANGELOG.md", "tests/test_language.py")
 """Fixed data, the past, and this list."""
 
-_GAP = r"\s+(?:(?:#|//|\*)\s+)?"
-"""Words may be on two lines, of a comment, too."""
+_GAP = r"(?:_|\s+(?:(?:#|//|\*)\s+)?)"
+"""Words may be on two lines, of a comment, too, and in a name."""
 
 _PATTERNS = [
-    (re.compile(rf"\b(?:{words.replace(' ', _GAP)})\b", re.IGNORECASE), instead) for words, instead in AVOIDED.items()
+    (re.compile(rf"(?<![a-z0-9])(?:{words.replace(' ', _GAP)})(?![a-z0-9])", re.IGNORECASE), instead)
+    for words, instead in AVOIDED.items()
 ]
 
 
@@ -72,6 +75,10 @@ def test_no_file_has_a_phrase_that_is_avoided() -> None:
         ("one\n# Whoever calls it\n# so\n# long waits", [(2, "Whoever"), (3, "so # long")]),
         ("a form\nof ours", [(2, "of ours")]),
         ('nobody = f("nobody")', [(1, "nobody")]),
+        (
+            "def test_nobody_looks_again_so_long(): _told()",
+            [(1, "nobody"), (1, "looks_again"), (1, "so_long"), (1, "told")],
+        ),
         ("It goes on record, and looks\n    again.", [(1, "goes on record"), (1, "looks again")]),
         ("recommended amendments of hours; also longer; who ever; saved for; the outcome of", []),
     ],

@@ -34,7 +34,7 @@ def advice(problem: Problem) -> str:
     return ADVICE.get(problem.status, "Go back, and try again.")
 
 
-def page_behind(request: Request, base: str) -> str:
+def address_of_page(request: Request, base: str) -> str:
     """The address of the page; after a form, of the page that it was submitted from."""
     if request.method in ("GET", "HEAD"):
         path, query, is_ours = request.url.path, request.url.query, True
@@ -51,7 +51,7 @@ def ways(
 ) -> list[NextAction]:
     """The likeliest first. `sections` are the addresses of the lists, with their names."""
     found: list[NextAction] = []
-    shown = page_behind(request, base)
+    shown = address_of_page(request, base)
     if request.method not in ("GET", "HEAD"):
         found.append(NextAction("Back to the page", shown))
     elif problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR or problem.status is HTTPStatus.TOO_MANY_REQUESTS:

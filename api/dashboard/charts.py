@@ -187,7 +187,7 @@ def schedule(policy: DeliveryPolicy, width: int = 320) -> Chart:
         )
     parts += _schedule_labels(places, moments, width)
     return Chart(
-        svg=_svg(_told(policy, moments[-1]), width, 44, parts, "schedule", stretch=False),
+        svg=_svg(_summary(policy, moments[-1]), width, 44, parts, "schedule", stretch=False),
         headers=("Attempt", "Earliest"),
         rows=tuple((str(number), _offset(moment)) for number, moment in enumerate(moments, 1)),
     )
@@ -209,7 +209,7 @@ def _schedule_labels(places: Sequence[float], moments: Sequence[float], width: i
     return labels
 
 
-def _told(policy: DeliveryPolicy, last: float) -> str:
+def _summary(policy: DeliveryPolicy, last: float) -> str:
     if not policy.delays:
         return "One attempt"
     return f"{policy.attempts} attempts within {text.duration(last)}"

@@ -154,7 +154,7 @@ class DetailView:
     secret: str | None = None
 
     @property
-    def told_window(self) -> str:
+    def window_label(self) -> str:
         return WINDOWS[self.window]
 
 

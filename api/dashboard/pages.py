@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from api import problem_types, problems
 from api.callers import ADMINS, DECIDERS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, identity, states, text
-from api.dashboard.advice import advice, page_behind, ways
+from api.dashboard.advice import address_of_page, advice, ways
 from api.dashboard.endpoint_names import endpoint_name
 from api.dashboard.forms import TOKEN_FIELD, Form, FormError, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
@@ -223,7 +223,7 @@ def markup(request: Request, template: str, viewer: Viewer | None, **context: An
         base=base,
         now=datetime.now(UTC),
         theme=theme if theme in THEMES else None,
-        here=page_behind(request, base),
+        here=address_of_page(request, base),
         notice=NOTICES.get(request.query_params.get("notice", "")),
         highlighter=code.Highlighter(),
         **context,
@@ -397,7 +397,7 @@ FOR_PROGRAMS = b"This page is part of the dashboard, for people who are signed i
 def _to_sign_in(request: Request) -> Response:
     if in_portal(request):
         return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
-    back = page_behind(request, "")
+    back = address_of_page(request, "")
     response = RedirectResponse(f"/sign-in?next={quote(back)}" if back != "/" else "/sign-in", HTTPStatus.SEE_OTHER)
     response.body = FOR_PROGRAMS
     response.headers.update({"content-length": str(len(FOR_PROGRAMS)), "content-type": "text/plain; charset=utf-8"})

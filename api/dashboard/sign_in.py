@@ -22,7 +22,7 @@ from api.dashboard.pages import (
     render,
 )
 from api.dashboard.sessions import DASHBOARD, LIFETIME, SESSION_COOKIE
-from api.dependencies import ServicesDep, address_of, caller_behind
+from api.dependencies import ServicesDep, address_of, caller_of_key
 
 A_MINUTE = RateLimitItemPerMinute(10)
 """Keys cannot be guessed. This limits what a stranger can cost."""
@@ -59,7 +59,7 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
     limit: SignInLimit = request.app.state.sign_in_limit
     if not await limit.allows(address or ""):
         return _again(request, target, "Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
-    caller = await caller_behind(form.get("key"), services, address)
+    caller = await caller_of_key(form.get("key"), services, address)
     if caller is None:
         return _again(request, target, "This API key is not valid: it is unknown, was revoked, or has expired.")
     if not OWNED.admits(caller, "GET"):

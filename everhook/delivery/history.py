@@ -50,8 +50,8 @@ class _Line:
 
 class History:
     """Starts history workflows in the background, at a bounded rate, giving way to all other work of the process.
-    Those of replays wait in a line of their own, mostly until no fresh messages flow: 20 starts a second beside 20
-    fresh messages a second made the p95 of these 1.8 times as long (2 cores).
+    Those of replays wait in a line of their own, mostly until no fresh messages flow: 20 starts a second made
+    the p95 of 20 fresh messages a second the p95 of these 1.8 times as long (2 cores).
 
     Deliveries whose workflow was not started stay in the table `pending_history`, and the reconciler starts them.
     """

@@ -108,7 +108,7 @@ class TlsStream(httpcore.AsyncNetworkStream):
                     raise HandshakeEnded from None
             except ssl.SSLError:
                 with suppress(httpcore.NetworkError):
-                    await self._flush()  # the alert that tells the server why
+                    await self._flush()  # the alert that says why
                 if not TLS_RECORD.match(self._beginning):
                     raise NotTls(_not_tls(self._beginning)) from None
                 raise

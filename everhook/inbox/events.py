@@ -1,4 +1,5 @@
-"""What is told about tasks on the channel `everhook.tasks`. Never the payload, nor what was written into a form."""
+"""The events about tasks, on the channel `everhook.tasks`. They contain neither the payload nor what was written into a
+form."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """Tasks: what a person is asked, who may answer, and what an answer may be. Pure.
 
-A task is a delivery to an inbox. The publisher may send a part of its document beside the payload; the defaults of the
+A task is a delivery to an inbox. The publisher may send a part of its document next to the payload; the defaults of the
 inbox fill in the rest.
 """
 

@@ -278,7 +278,7 @@ _OF_NOTES = {
     "escalated": (LifecycleKind.TASK_ESCALATED, ("to", "error")),
     "delegated": (LifecycleKind.TASK_DELEGATED, ("by", "to")),
 }
-"""The kinds of notes that are events, and what of them is told: comments are not."""
+"""The kinds of notes that are events, with the fields that these show. Comments are none."""
 
 
 def _task(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
@@ -307,11 +307,11 @@ def _task(history: DeliveryHistory) -> Iterator[LifecycleEvent]:
 
 def _notes(delivery: DeliveryRow, task: TaskRow, replays: Mapping[int, datetime]) -> Iterator[LifecycleEvent]:
     for index, note in enumerate(task.notes):
-        kind, told = _OF_NOTES.get(note["kind"], (None, ()))
+        kind, shown = _OF_NOTES.get(note["kind"], (None, ()))
         if kind is not None:
             at = datetime.fromisoformat(note["at"])
             number = max((number for number, began_at in replays.items() if began_at <= at), default=1)
-            data = _of(task) | {name: note[name] for name in told if name in note}
+            data = _of(task) | {name: note[name] for name in shown if name in note}
             yield _event(delivery, kind, at, (number, 2 + index), f"{task.gid}.note.{index}", data)
 
 

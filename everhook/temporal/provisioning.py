@@ -147,7 +147,7 @@ class ScheduledJob:
     every: timedelta
     is_loop: bool = False
     longest: timedelta = timedelta(days=2)
-    """A run that lasts longer cannot go on, and times out, for the schedule starts no other beside it."""
+    """A run that lasts longer cannot go on, and times out, for the schedule starts no other meanwhile."""
 
     @property
     def schedule(self) -> Schedule:

@@ -324,7 +324,7 @@ async def test_a_backlog_of_settled_workflows_is_worked_off_in_batches(
 async def test_few_settled_workflows_are_started_in_a_pass_while_fresh_messages_flow_in_this_process(
     store: Store, database: Database, circuits: FakeCircuits, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HISTORY_BATCH_BESIDE_FRESH", 2)
+    monkeypatch.setattr(module, "HISTORY_BATCH_WITH_FRESH", 2)
     traffic = Traffic(is_starting=lambda: False)
     reconciling = ReconcilingActivities(
         temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE, traffic=traffic

@@ -64,7 +64,7 @@ async def test_deliveries_start_no_faster_than_the_rate(batch: str, database: Da
 async def test_a_replay_is_slower_while_fresh_messages_flow(
     batch: str, database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BESIDE_FRESH", 0.5)
+    monkeypatch.setattr(module, "RATE_WITH_FRESH", 0.5)
     monkeypatch.setattr(traffic, "FLOWS_S", 60.0)
     dispatcher = Collected()
     dispatcher.traffic.began()

@@ -41,7 +41,7 @@ class Dev:
         self.process = Process(
             [sys.executable, "-m", "cli", "dev", *self.options, *arguments],
             log=directory / "dev.log",
-            env=QUICK | (env or {}),
+            env={**QUICK, **(env or {})},
         )
 
     @property

@@ -1,7 +1,7 @@
 // @ts-check
 
 /**
- * Show the buttons beside ids, and have them copy.
+ * Show the buttons next to ids, and have them copy.
  * @param {ParentNode} root
  */
 export function offerCopying(root) {

@@ -28,8 +28,8 @@ export function keepTimes(root) {
     const now = new Date();
     for (const time of root.querySelectorAll("time.when")) {
       const shown = time.querySelector(".age");
-      const told = age(new Date(time.getAttribute("datetime") ?? ""), now);
-      if (shown && shown.textContent !== told) shown.textContent = told;
+      const current = age(new Date(time.getAttribute("datetime") ?? ""), now);
+      if (shown && shown.textContent !== current) shown.textContent = current;
     }
   };
   refresh();

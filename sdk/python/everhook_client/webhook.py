@@ -30,7 +30,7 @@ class WebhookMessage:
     @property
     def payload(self) -> Any:
         """The payload as it was published, in any body format. No payload can hold the gid of its own message, which
-        tells the formats apart."""
+        distinguishes the formats."""
         if isinstance(self.body, dict):
             if self.body.get("messageGid") == self.gid and "payload" in self.body:
                 return self.body["payload"]
