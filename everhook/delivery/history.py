@@ -25,6 +25,13 @@ MAX_LAG = timedelta(hours=1)
 AWAY_PAUSE_S = 1.0
 CONFIRM_INTERVAL_S = 1.0
 
+EVEN_RATE, EVEN_S = 50.0, 1.0
+"""While fresh messages flow, what waits is started evenly over this time, at no less than this rate per second.
+
+One acknowledgement of many deliveries would start as many workflows at once, and fresh messages would wait for them:
+the p95 of publish to stream ÷ publish to webhook was 1.22, and is 1.05 (medians of 6 and 9 runs).
+"""
+
 log = structlog.get_logger()
 
 
@@ -50,8 +57,8 @@ class _Line:
 
 class History:
     """Starts history workflows in the background, at a bounded rate, giving way to all other work of the process.
-    Those of replays wait in a line of their own, mostly until no fresh messages flow: 20 starts a second made
-    the p95 of 20 fresh messages a second the p95 of these 1.8 times as long (2 cores).
+    Those of replays wait in a line of their own, mostly until no fresh messages flow: 20 starts a second made the p95
+    of 20 fresh messages a second 1.8 times as long (2 cores).
 
     Deliveries whose workflow was not started stay in the table `pending_history`, and the reconciler starts them.
     """
@@ -89,8 +96,8 @@ class History:
 
     async def _work(self, line: _Line) -> None:
         while line.queue and not self._closing.is_set():
+            await self._keep_rate(len(line.queue))
             await self._traffic.give_way(self._closing)
-            await self._keep_rate()
             if not line.queue:
                 return
             added_at, delivery, context = line.queue.popleft()
@@ -103,10 +110,14 @@ class History:
             elif line.is_replayed:
                 await self._traffic.rest(self._closing)
 
-    async def _keep_rate(self) -> None:
+    async def _keep_rate(self, waiting: int) -> None:
+        rate = self._limits.per_second
+        if self._traffic.flows:
+            rate = min(rate, max(EVEN_RATE, waiting / EVEN_S))
         moment = time.monotonic()
-        self._next_start_at = max(self._next_start_at, moment) + 1 / self._limits.per_second
-        await asyncio.sleep(self._next_start_at - 1 / self._limits.per_second - moment)
+        start_at = max(self._next_start_at, moment)
+        self._next_start_at = start_at + 1 / rate
+        await asyncio.sleep(start_at - moment)
 
     async def _start(self, delivery: DeliveryInput) -> bool:
         """False if the start has to be tried again."""

@@ -125,6 +125,44 @@ async def test_no_more_are_started_in_a_second_than_may_be(
     await history.close()
 
 
+def flowing(history: History) -> History:
+    history._traffic.began()
+    history._traffic.ended()
+    return history
+
+
+async def test_starts_are_spread_while_fresh_messages_flow(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVEN_RATE", 20.0)
+    inputs = await settled(database, 6)
+    history = flowing(make())
+    began = time.monotonic()
+    for input in inputs:
+        history.add(input)
+    await until_started(temporal, inputs)
+    assert time.monotonic() - began >= 5 / 20
+    await history.close()
+
+
+async def test_many_starts_are_spread_over_a_second_and_not_longer(
+    database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVEN_RATE", 0.1)
+    inputs = await settled(database, 40)
+    history = flowing(make())
+    began = time.monotonic()
+    for input in inputs:
+        history.add(input)
+
+    def half_are_started() -> None:
+        assert len(temporal.started) >= 20
+
+    await assert_eventually(half_are_started)
+    assert time.monotonic() - began < 10, "at the least rate the second would start after 10 s"
+    await history.close()
+
+
 # Giving way
 
 
