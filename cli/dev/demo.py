@@ -222,5 +222,5 @@ class Quiet(Observer):
 
 
 async def _pack(message: Message) -> dict[str, str]:
-    """What a consumer does with a message. Its result is for the publisher."""
-    return {"packed": str(message.payload["orderId"])}
+    """What a consumer does with a message: users publish any payload. Its result is for the publisher."""
+    return {"packed": message.gid}

@@ -170,6 +170,9 @@ async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Pa
             made = {endpoint["endpointGid"] for endpoint in await endpoints_of(client)}
             assert len(made) == 5
             await approve(client)
+            published = await client.post("/v1/channels/orders/messages", json={"type": "order.created", "payload": []})
+            assert published.status_code == 202, "any payload"
+            await dev.prints(r"(order\.created +demo: streams +✓ delivered[\s\S]*){2}")
             await dev.prints(r"order\.large +demo: always well +✓ delivered +200")
             assert (await client.get("/docs")).status_code == 200
             ui = f"http://127.0.0.1:{dev.temporal_ui_port}/namespaces/everhook/workflows"
