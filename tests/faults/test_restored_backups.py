@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DELIVERY_WORKFLOW
 from testing.postgres_server import ARCHIVING, PostgresServer
@@ -125,7 +126,10 @@ async def test_the_store_of_temporal_is_restored_while_the_database_is_ahead(pos
 
     client = await stack.temporal.client()  # a replay by query signals them too: nothing is sent again
     async for execution in client.list_workflows(running):
-        await client.get_workflow_handle(execution.id).signal("replay")
+        try:
+            await client.get_workflow_handle(execution.id).signal("replay")
+        except RPCError as error:  # the index is late: some have completed
+            assert error.status is RPCStatusCode.NOT_FOUND
     await scene.findable(running, 0)
     (await scene.finish(90)).assert_no_duplicates()
 

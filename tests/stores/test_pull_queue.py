@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.ids import Kind, new_gid
 from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, PulledEndpoint, Request, stream_consumer
-from everhook.pulling.queue_store import back_offs
+from everhook.pulling.queue_store import QueueRow, back_offs, rows_of
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
@@ -120,11 +121,18 @@ async def test_acknowledgements_at_once_are_one(store: Store, database: Database
     assert await store.count(Receipt) == 1
 
 
-@pytest.mark.parametrize(
+FENCED = pytest.mark.parametrize(
     ("line", "status"),
     [(Nack("{}"), LeaseStatus.LOST), (Extend("{}", timedelta(60)), LeaseStatus.LOST), (Ack("{}"), LeaseStatus.ACKED)],
     ids=["nack", "extend", "ack"],
 )
+
+
+def for_lease(line: Ack | Nack | Extend, item: Item) -> Ack | Nack | Extend:
+    return replace(line, lease=str(item.lease))
+
+
+@FENCED
 async def test_the_number_of_a_lease_fences(
     store: Store, database: Database, line: Ack | Nack | Extend, status: LeaseStatus
 ) -> None:
@@ -134,8 +142,30 @@ async def test_the_number_of_a_lease_fences(
     first = await _taken(queue, endpoint)
     await _expire(store)
     await _taken(queue, endpoint)
-    (result,) = await queue.acknowledge(endpoint, [type(line)(**vars(line) | {"lease": str(first.lease)})], None)
+    (result,) = await queue.acknowledge(endpoint, [for_lease(line, first)], None)
     assert result.status is status
+
+
+@FENCED
+async def test_a_lease_that_ends_while_its_line_is_taken_fences_too(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch, line: Ack | Nack | Extend, status: LeaseStatus
+) -> None:
+    endpoint = await pulled(store)
+    await publish(store, 1)
+    queue = await queue_of(database)
+    first = await _taken(queue, endpoint)
+
+    async def outdated(*arguments: Any) -> dict[str, QueueRow]:
+        rows = await rows_of(*arguments)
+        await _expire(store)
+        await _taken(queue, endpoint)
+        return rows
+
+    monkeypatch.setattr("everhook.pulling.queue_store.rows_of", outdated)
+    (result,) = await queue.acknowledge(endpoint, [for_lease(line, first)], None)
+    assert result.status is status
+    receipts = 2 if status is LeaseStatus.ACKED else 1  # of the lease that expired, and of the acknowledgement
+    assert await store.count(Receipt) == receipts
 
 
 async def test_what_a_stream_never_delivered_is_released_and_does_not_count(store: Store, database: Database) -> None:

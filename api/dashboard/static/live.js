@@ -4,6 +4,7 @@ import { offerCopying } from "./copy.js";
 
 const LOST_AFTER_MS = 3000; // the server ends each stream after a while, and the browser comes back within 2 s
 const AGAIN_AFTER_MS = 5000; // a proxy's error page has the browser give up, so we try again
+const LONGEST_PRESS_MS = 5000; // a release outside of the window, or in a menu, may not be reported
 
 /**
  * Keep the regions of a page up to date, where it says from where.
@@ -48,17 +49,17 @@ function connect(page, sign, address) {
 
 /** @type {Map<string, string>} */
 const waiting = new Map(); // markup by region
-let isPressed = false;
+let pressedUntil = 0;
 
 /**
  * Note whether a button is held down: what was pressed must still be there when it is released, or there is no click.
  * @param {Document} page
  */
 function watchPresses(page) {
-  page.addEventListener("pointerdown", () => { isPressed = true; }, { capture: true });
+  page.addEventListener("pointerdown", () => { pressedUntil = Date.now() + LONGEST_PRESS_MS; }, { capture: true });
   for (const end of ["pointerup", "pointercancel"]) {
     page.addEventListener(end, () => {
-      isPressed = false;
+      pressedUntil = 0;
       setTimeout(() => swapAll(page)); // after the click
     }, { capture: true });
   }
@@ -66,7 +67,7 @@ function watchPresses(page) {
 
 /** @param {Document} page */
 function swapAll(page) {
-  if (isPressed) return;
+  if (Date.now() < pressedUntil) return;
   for (const [name, markup] of waiting) swap(page, name, markup);
   waiting.clear();
 }
