@@ -36,8 +36,8 @@ SHARED = {
 PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 5}
 PATIENCE_S = 120.0
 """How long a test waits for what has no limit: these tests run next to others on few cores."""
-JUST_BEFORE_S = 1.0
-"""A request that arrived this long before a kill may not have been recorded by then."""
+JUST_BEFORE_S = 3.0
+"""A request that arrived this long before a kill may not have been recorded by then, on a busy machine."""
 
 _numbers = itertools.count(1)
 
