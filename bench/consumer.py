@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 import orjson
 
-from bench.connection import Connection
+from bench.driver import Driver
 from everhook import event_loop
 
 ACK_EVERY_S = 0.1
@@ -22,8 +22,8 @@ _DATA = b'data: {"lease"'
 
 async def consume(port: int, gid: str, count: int, api_key: str) -> dict[str, float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"host: bench\r\nauthorization: Bearer {api_key}\r\n"
-    writer.write(f"GET /v1/endpoints/{gid}/stream?prefetch={PREFETCH} HTTP/1.1\r\n{head}\r\n".encode())
+    target = f"/v1/endpoints/{gid}/stream?prefetch={PREFETCH}"
+    writer.write(f"GET {target} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {api_key}\r\n\r\n".encode())
     status = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
     if int(status) != HTTPStatus.OK:
         raise RuntimeError(f"the stream responded with {status.decode()}")
@@ -31,20 +31,13 @@ async def consume(port: int, gid: str, count: int, api_key: str) -> dict[str, fl
 
     arrivals: dict[str, float] = {}
     leases: list[str] = []
-    acks = await Connection.open("127.0.0.1", port)
+    client = Driver([("127.0.0.1", port)], api_key)
 
     async def acknowledge() -> None:
-        nonlocal acks
-        if not leases:
-            return
-        if acks.is_closed:
-            acks = await Connection.open("127.0.0.1", port)
-        body = orjson.dumps({"acks": [{"lease": lease} for lease in leases]})
-        leases.clear()
-        request = f"POST /v1/endpoints/{gid}/acks HTTP/1.1\r\n{head}content-type: application/json\r\n"
-        status, response = await acks.send(f"{request}content-length: {len(body)}\r\n\r\n".encode() + body)
-        if status != HTTPStatus.OK:
-            raise RuntimeError(f"POST /acks: {status} {response[:300].decode(errors='replace')}")
+        if leases:
+            body = orjson.dumps({"acks": [{"lease": lease} for lease in leases]})
+            leases.clear()
+            await client.post(f"/v1/endpoints/{gid}/acks", body, HTTPStatus.OK)
 
     all_arrived = asyncio.Event()
 
@@ -62,6 +55,7 @@ async def consume(port: int, gid: str, count: int, api_key: str) -> dict[str, fl
             leases.append(item["lease"])
     all_arrived.set()
     await acknowledging
+    client.close()
     writer.close()
     return arrivals
 

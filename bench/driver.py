@@ -71,7 +71,7 @@ class Driver:
             for start in starts:
                 numbers = range(start, min(start + BATCH, count))
                 messages = b",".join(_message(number) for number in numbers)
-                await self._post(f"/v1/channels/{channel}/messages/batch", b'{"messages":[%s]}' % messages)
+                await self.post(f"/v1/channels/{channel}/messages/batch", b'{"messages":[%s]}' % messages)
 
         await asyncio.gather(*(run() for _ in range(connections)))
 
@@ -81,13 +81,14 @@ class Driver:
 
     async def _publish(self, channel: str, number: int, due: float | None = None) -> Published:
         sent = time.monotonic()
-        response = orjson.loads(await self._post(f"/v1/channels/{channel}/messages", _message(number)))
+        response = orjson.loads(await self.post(f"/v1/channels/{channel}/messages", _message(number)))
         (delivery,) = response["deliveries"]
         return Published(
             response["messageGid"], delivery["deliveryGid"], sent if due is None else due, sent, time.monotonic()
         )
 
-    async def _post(self, path: str, body: bytes) -> bytes:
+    async def post(self, path: str, body: bytes, expected: HTTPStatus = HTTPStatus.ACCEPTED) -> bytes:
+        """The body of the response. Raises RuntimeError on any status but the expected one."""
         head = (
             f"POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {self._api_key}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -95,7 +96,7 @@ class Driver:
         connection = await self._connection()
         status, response = await connection.send(head.encode() + body)
         self._idle.append(connection)
-        if status != HTTPStatus.ACCEPTED:
+        if status != expected:
             raise RuntimeError(f"POST {path}: {status} {response[:300].decode(errors='replace')}")
         return response
 

@@ -166,15 +166,15 @@ async def _consumer(
     process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None and process.stdout is not None
     output = process.stdout
-    process.stdin.write(f"{API_KEY}\n".encode())
-    if await output.readline() != b"open\n":
-        raise RuntimeError("the consumer could not open its stream")
 
     async def arrived() -> dict[str, float]:
         lines = (await output.read()).decode().splitlines()
         return {gid: float(moment) for gid, moment in (line.split(" ") for line in lines)}
 
     try:
+        process.stdin.write(f"{API_KEY}\n".encode())
+        if await output.readline() != b"open\n":
+            raise RuntimeError("the consumer could not open its stream")
         yield arrived
     finally:
         if process.returncode is None:

@@ -282,8 +282,7 @@ async def lock_expired(connection: AsyncConnection, endpoint_gid: str, moment: d
 
 async def rows_of(connection: AsyncConnection, endpoint_gid: str, delivery_gids: Iterable[str]) -> dict[str, QueueRow]:
     """The rows of those of these deliveries that an endpoint has."""
-    rows = await connection.execute(_OF_ENDPOINT, {"gids": sorted(set(delivery_gids)), "endpoint": endpoint_gid})
-    return {row.delivery_gid: QueueRow(*row) for row in rows}
+    return await _read(connection, _OF_ENDPOINT, endpoint_gid, delivery_gids)
 
 
 async def lock_rows(
@@ -292,6 +291,12 @@ async def lock_rows(
     """Lock the rows of these deliveries, in sorted order so that two callers cannot deadlock. `endpoint_gid`: only
     those of this endpoint."""
     statement = _LOCKED if endpoint_gid is None else _LOCKED_OF_ENDPOINT
+    return await _read(connection, statement, endpoint_gid, delivery_gids)
+
+
+async def _read(
+    connection: AsyncConnection, statement: Any, endpoint_gid: str | None, delivery_gids: Iterable[str]
+) -> dict[str, QueueRow]:
     rows = await connection.execute(statement, {"gids": sorted(set(delivery_gids)), "endpoint": endpoint_gid})
     return {row.delivery_gid: QueueRow(*row) for row in rows}
 

@@ -482,7 +482,8 @@ class PullQueue:
         issuer: Issuer,
         also: Callable[[Connection, Sequence[LeaseResult]], Awaitable[None]] | None,
     ) -> tuple[Sequence[LeaseResult], _Aftermath]:
-        gids = {lease.delivery_gid for line in lines if (lease := Lease.parse(line.lease)) is not None}
+        parsed = [(line, Lease.parse(line.lease)) for line in lines]
+        gids = {lease.delivery_gid for _, lease in parsed if lease is not None}
         # Publishes wait for the writer, so the lines are taken, and their receipts signed, before it is: again if a row
         # has changed since.
         async with self._database.read_connection() as connection:
@@ -491,7 +492,7 @@ class PullQueue:
             rows = await queue.rows_of(connection, endpoint.gid, gids)
             moment = await queue.database_time(connection)
         desk = _Desk(endpoint, rows, inputs, {}, moment, address, issuer)
-        results = desk.take_all(lines)
+        results = desk.take_all(parsed)
         after = _Aftermath(in_streak=_in_streak(state))
         async with self._database.write_connection() as connection:
             locked = await queue.lock_rows(connection, endpoint.gid, gids)
@@ -499,7 +500,7 @@ class PullQueue:
                 moment = await queue.database_time(connection)
                 over = await queue.statuses(connection, endpoint.gid, gids - locked.keys())
                 desk = _Desk(endpoint, locked, inputs, over, moment, address, issuer)
-                results = desk.take_all(lines)
+                results = desk.take_all(parsed)
             await queue.remove(connection, desk.acked)
             await queue.change(connection, list(desk.changes.values()))
             for row, attempted in desk.attempted:
@@ -586,9 +587,9 @@ class _Desk:
         self.changes: dict[str, dict[str, Any]] = {}
         self.attempted: list[tuple[QueueRow, Attempted]] = []
 
-    def take_all(self, lines: Sequence[Ack | Nack | Extend]) -> Sequence[LeaseResult]:
-        """What the lines do, one after the other."""
-        return [self._take(line, Lease.parse(line.lease)) for line in lines]
+    def take_all(self, lines: Sequence[tuple[Ack | Nack | Extend, Lease | None]]) -> Sequence[LeaseResult]:
+        """What the lines do to their leases, one after the other."""
+        return [self._take(line, lease) for line, lease in lines]
 
     def _take(self, line: Ack | Nack | Extend, lease: Lease | None) -> LeaseResult:
         row = self._rows.get(lease.delivery_gid) if lease is not None else None

@@ -75,6 +75,11 @@ def gids(inputs: list[DeliveryInput]) -> list[str]:
     return [input.delivery_gid for input in inputs]
 
 
+def add_all(history: History, inputs: list[DeliveryInput]) -> None:
+    for input in inputs:
+        history.add(input)
+
+
 async def until_started(temporal: FakeTemporal, inputs: list[DeliveryInput]) -> None:
     def all_started() -> None:
         assert sorted(temporal.started) == sorted(gids(inputs))
@@ -105,8 +110,7 @@ async def test_no_more_starts_are_in_flight_than_may_be(
 ) -> None:
     inputs = await settled(database, 10)
     history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
     await until_started(temporal, inputs)
     assert temporal.most_under_way == 2
     await history.close()
@@ -118,8 +122,7 @@ async def test_no_more_are_started_in_a_second_than_may_be(
     inputs = await settled(database, 11)
     history = make(HistoryLimits(concurrency=8, per_second=50))
     began = time.monotonic()
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
     await until_started(temporal, inputs)
     assert time.monotonic() - began >= 10 / 50
     await history.close()
@@ -138,8 +141,7 @@ async def test_starts_are_spread_while_fresh_messages_flow(
     inputs = await settled(database, 6)
     history = flowing(make())
     began = time.monotonic()
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
     await until_started(temporal, inputs)
     assert time.monotonic() - began >= 5 / 20
     await history.close()
@@ -152,8 +154,7 @@ async def test_many_starts_are_spread_over_a_second_and_not_longer(
     inputs = await settled(database, 40)
     history = flowing(make())
     began = time.monotonic()
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
 
     def half_are_started() -> None:
         assert len(temporal.started) >= 20
@@ -180,8 +181,7 @@ async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
 
     inputs = await settled(database, 3)
     history = make(is_busy=is_busy)
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
 
     def has_looked_often() -> None:
         assert looks > 10
@@ -199,8 +199,7 @@ async def test_settled_workflows_are_started_although_the_process_is_always_busy
     monkeypatch.setattr(traffic_module, "GIVE_WAY_S", 0.05)
     inputs = await settled(database, 6)
     history = make(is_busy=lambda: True)
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
     await until_started(temporal, inputs)
     await history.close()
 
@@ -251,8 +250,7 @@ async def test_history_that_does_not_fit_in_memory_is_left_to_the_reconciler(
 ) -> None:
     inputs = await settled(database, 5)
     history = make(HistoryLimits(concurrency=1, per_second=1_000_000, waiting=3))
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
     await until_started(temporal, inputs[:3])
     await history.close()
     assert await pending(database) == gids(inputs[3:])
@@ -268,8 +266,7 @@ async def test_settled_workflows_are_started_when_temporal_is_back(
     inputs = await settled(database, 6)
     temporal.error = error
     history = make()
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
 
     def tried() -> None:
         assert len(temporal.tried) > 8
@@ -304,8 +301,7 @@ async def test_starts_under_way_are_finished_and_the_others_left_when_the_proces
     inputs = await settled(database, 4)
     temporal.gate.clear()
     history = make(HistoryLimits(concurrency=2, per_second=1_000_000))
-    for input in inputs:
-        history.add(input)
+    add_all(history, inputs)
 
     def two_under_way() -> None:
         assert temporal.under_way == 2
