@@ -29,7 +29,7 @@ EVEN_RATE, EVEN_S = 50.0, 1.0
 """While fresh messages flow, what waits is started evenly over this time, at no less than this rate per second.
 
 One acknowledgement of many deliveries would start as many workflows at once, and fresh messages would wait for them:
-the p95 of publish to stream ÷ publish to webhook was 1.22, and is 1.05 (medians of 6 and 9 runs).
+the p95 of publish to stream ÷ publish to webhook was 1.22, and is 1.08 (medians of 6 and 10 runs).
 """
 
 log = structlog.get_logger()
