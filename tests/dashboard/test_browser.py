@@ -248,7 +248,7 @@ async def test_the_overview_says_what_is_wrong_and_follows_it_live(stage: Stage,
     await page.goto("/")
     await expect(page.get_by_text("live", exact=True)).to_be_visible()
     await expect(page.get_by_role("link", name="circuits not closed")).to_be_visible()
-    unhealthy = page.get_by_role("region", name="Endpoints in trouble")
+    unhealthy = page.get_by_role("region", name="Unhealthy endpoints")
     endpoint, tenant = await an_endpoint(stage, await a_channel(stage), 200)
     await expect(unhealthy.get_by_text(tenant)).to_have_count(0)
     ok(await stage.api.post(f"/v1/endpoints/{endpoint}/circuit/trip"))
