@@ -26,7 +26,7 @@ class Published:
     delivery_gid: str
     due: float
     sent: float
-    answered: float
+    responded: float
 
 
 class Driver:

@@ -157,7 +157,7 @@ async def outage(progress: Progress) -> Table:
             (state, *(milliseconds(percentile(values, share)) for values in (accepted, seconds[state])
                       for share in (0.5, 0.95)))
             for state, found in published.items()
-            for accepted in ([message.answered - message.sent for message in found],)
+            for accepted in ([message.responded - message.sent for message in found],)
         ],
         [
             target("publish to arrival, p50, suspended / running", ratio, ratio <= MOST_WITHOUT_TEMPORAL,

@@ -34,10 +34,10 @@ class AckedDelivery:
 
 @dataclass(frozen=True)
 class Ack:
-    """A publish that got a `202`: what was promised. Times in seconds: wall clock, and monotonic.
+    """A publish that got a `202`: what was promised. Times in seconds: wall clock (`at`, `not_before`), else monotonic.
 
-    `due` is when an open-loop schedule wanted it sent (else when it was sent first), `tries` the requests it took.
-    `not_before` is the `deliverAt` of a scheduled message (wall clock), `group` its `groupKey`.
+    `due` is when an open-loop schedule wanted it sent (else when it was sent first), `responded` when the `202` came,
+    `tries` the number of requests. `not_before` is the `deliverAt` of a scheduled message, `group` its `groupKey`.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Ack:
     tries: int = 1
     due: float = 0.0
     sent: float = 0.0
-    answered: float = 0.0
+    responded: float = 0.0
     at: float = 0.0
     not_before: float = 0.0
     group: str | None = None
@@ -56,7 +56,7 @@ class Ack:
 
 
 @dataclass(frozen=True)
-class Unanswered:
+class PublishWithoutResponse:
     """A publish that never got a response: it may or may not have been accepted, and may or may not arrive."""
 
     key: str
@@ -70,16 +70,16 @@ class PublisherLedger:
 
     path: Path | None = None
     acks: list[Ack] = field(default_factory=list)
-    unanswered: list[Unanswered] = field(default_factory=list)
+    without_response: list[PublishWithoutResponse] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
 
     def acked(self, ack: Ack) -> None:
         self.acks.append(ack)
         self._append({"acked": asdict(ack)})
 
-    def gave_up(self, unanswered: Unanswered) -> None:
-        self.unanswered.append(unanswered)
-        self._append({"unanswered": asdict(unanswered)})
+    def gave_up(self, publish: PublishWithoutResponse) -> None:
+        self.without_response.append(publish)
+        self._append({"without_response": asdict(publish)})
 
     def was_cancelled(self, message_gid: str) -> None:
         """The API confirmed that a scheduled message is cancelled."""
@@ -104,7 +104,7 @@ def read_publisher_ledger(path: Path) -> PublisherLedger:
         elif "cancelled" in entry:
             ledger.cancelled.add(entry["cancelled"])
         else:
-            ledger.unanswered.append(Unanswered(**entry["unanswered"]))
+            ledger.without_response.append(PublishWithoutResponse(**entry["without_response"]))
     return ledger
 
 
@@ -161,8 +161,8 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Offence:
-    """One thing that must not be."""
+class Violation:
+    """A breach of what Everhook guarantees, for one message and endpoint."""
 
     message_gid: str
     place: str
@@ -189,13 +189,13 @@ class Report:
 
     promised: int
     arrivals: int
-    lost: list[Offence]
-    corrupt: list[Offence]
-    unknown: list[Offence]
-    broken: list[Offence]
-    unfinished: list[Offence]
-    dead_lettered: list[Offence]
-    unrecorded: list[Offence]
+    lost: list[Violation]
+    corrupt: list[Violation]
+    unknown: list[Violation]
+    broken: list[Violation]
+    unfinished: list[Violation]
+    dead_lettered: list[Violation]
+    unrecorded: list[Violation]
     duplicated: dict[Pair, int]
 
     @property
@@ -203,20 +203,20 @@ class Report:
         return sum(self.duplicated.values())
 
     def assert_nothing_lost(self) -> None:
-        """Raise AssertionError naming the first few offenders of each kind that must not be."""
+        """Raise AssertionError that names the first few violations of each kind."""
         self._assert_none("lost", "corrupt", "unknown", "broken", "unfinished")
 
-    def assert_all_on_record(self) -> None:
+    def assert_all_recorded(self) -> None:
         """Each request has its attempt in the database. After `kill -9` in mid-request that is not promised."""
         self._assert_none("unrecorded")
 
     def assert_no_duplicates(self, allowed: Iterable[str] = ()) -> None:
         """`allowed`: message gids that were in flight when something was killed."""
         permitted = set(allowed)
-        offenders = [f"{p.message_gid} -> {p.place}: {n} too many" for p, n in self.duplicated.items()]
-        offenders = [line for line in offenders if line.partition(" ")[0] not in permitted]
-        if offenders:
-            raise AssertionError("\n".join([str(self), *_first("duplicated", offenders)]))
+        violations = [f"{p.message_gid} -> {p.place}: {n} too many" for p, n in self.duplicated.items()]
+        violations = [line for line in violations if line.partition(" ")[0] not in permitted]
+        if violations:
+            raise AssertionError("\n".join([str(self), *_first("duplicated", violations)]))
 
     def _assert_none(self, *kinds: str) -> None:
         found = [line for kind in kinds for line in _first(kind, getattr(self, kind))]
@@ -229,9 +229,9 @@ class Report:
         return f"{self.promised} promised, {self.arrivals} arrivals: {counts}, {self.duplicates} duplicated"
 
 
-def _first(kind: str, offenders: Sequence[object]) -> list[str]:
-    lines = [f"  {kind}: {offender}" for offender in offenders[:_SHOWN]]
-    more = len(offenders) - _SHOWN
+def _first(kind: str, violations: Sequence[object]) -> list[str]:
+    lines = [f"  {kind}: {violation}" for violation in violations[:_SHOWN]]
+    more = len(violations) - _SHOWN
     return [*lines, f"  {kind}: … and {more} more"] if more > 0 else lines
 
 
@@ -284,7 +284,7 @@ class _Check:
         self._database = database
         self._arrivals = arrivals
         self._hashes = {ack.message_gid: ack.payload_sha256 for ack in publisher.acks}
-        self._perhaps = {publish.payload_sha256 for publish in publisher.unanswered}
+        self._possibly_accepted = {publish.payload_sha256 for publish in publisher.without_response}
         self._cancelled = publisher.cancelled
         self._acks = {ack.message_gid: ack for ack in publisher.acks if ack.message_gid not in publisher.cancelled}
         self._promised = _promises(self._acks.values())
@@ -303,7 +303,7 @@ class _Check:
             corrupt=[*self._corrupt_arrivals(), *self._corrupt_messages()],
             unknown=[*self._unknown(), *self._cancelled_rows()],
             broken=[*self._early(), *self._out_of_order(), *self._repeated()],
-            unfinished=[_offence(row, self._place(row), row.status) for row in self._unfinished()],
+            unfinished=[_violation(row, self._place(row), row.status) for row in self._unfinished()],
             dead_lettered=self._dead_lettered(),
             unrecorded=self._unrecorded(),
             duplicated=self._duplicated(),
@@ -320,9 +320,9 @@ class _Check:
     def _arrived(self, pair: Pair) -> bool:
         return any(line.accepted for line in self._by_pair.get(pair, ()))
 
-    def _lost(self) -> list[Offence]:
+    def _lost(self) -> list[Violation]:
         reasons = ((pair, self._why_lost(pair, delivery)) for pair, delivery in self._promised.items())
-        return [Offence(*pair, why) for pair, why in reasons if why]
+        return [Violation(*pair, why) for pair, why in reasons if why]
 
     def _why_lost(self, pair: Pair, delivery: AckedDelivery) -> str | None:
         row = self._row(pair, delivery)
@@ -340,37 +340,37 @@ class _Check:
             return f"no arrival with a 2xx response ({count} in all); row {row.gid} is {row.status}"
         return None if row.status == _DELIVERED else f"arrived, but row {row.gid} is {row.status}"
 
-    def _never_arrived(self) -> list[Offence]:
+    def _never_arrived(self) -> list[Violation]:
         """Rows that no publisher was promised (it got no response) and that claim a delivery which did not happen."""
         known = {(pair.message_gid, delivery.endpoint_gid) for pair, delivery in self._promised.items()}
         return [
-            _offence(row, self._place(row), f"row {row.gid} is delivered, and nothing arrived")
+            _violation(row, self._place(row), f"row {row.gid} is delivered, and nothing arrived")
             for row in self._database.deliveries
             if (row.message_gid, row.endpoint_gid) not in known
             and row.status == _DELIVERED
             and not self._arrived(Pair(row.message_gid, self._place(row)))
         ]
 
-    def _corrupt_arrivals(self) -> list[Offence]:
+    def _corrupt_arrivals(self) -> list[Violation]:
         return [
-            Offence(line.id, line.place, f"payload sha256 {line.payload_sha256[:12]}… is not {expected[:12]}…")
+            Violation(line.id, line.place, f"payload sha256 {line.payload_sha256[:12]}… is not {expected[:12]}…")
             for line in self._arrivals
             if (expected := self._hashes.get(line.id, line.payload_sha256)) != line.payload_sha256
         ]
 
-    def _corrupt_messages(self) -> list[Offence]:
+    def _corrupt_messages(self) -> list[Violation]:
         stored = self._database.messages
         return [
-            Offence(gid, "database", "the stored payload is not what was published")
+            Violation(gid, "database", "the stored payload is not what was published")
             for gid, published in self._hashes.items()
             if gid in stored and stored[gid] != published
         ]
 
-    def _unknown(self) -> list[Offence]:
+    def _unknown(self) -> list[Violation]:
         return [
-            Offence(line.id, line.place, self._why_unknown(line))
+            Violation(line.id, line.place, self._why_unknown(line))
             for line in self._arrivals
-            if Pair(line.id, line.place) not in self._promised and not self._perhaps_accepted(line)
+            if Pair(line.id, line.place) not in self._promised and not self._possibly_accepted_accepted(line)
         ]
 
     def _why_unknown(self, line: ArrivalLine) -> str:
@@ -378,38 +378,38 @@ class _Check:
             return "was cancelled"
         return "not an endpoint of this message" if line.id in self._hashes else "never acknowledged"
 
-    def _perhaps_accepted(self, line: ArrivalLine) -> bool:
-        return line.id not in self._hashes and line.payload_sha256 in self._perhaps
+    def _possibly_accepted_accepted(self, line: ArrivalLine) -> bool:
+        return line.id not in self._hashes and line.payload_sha256 in self._possibly_accepted
 
-    def _cancelled_rows(self) -> list[Offence]:
+    def _cancelled_rows(self) -> list[Violation]:
         rows = [row for row in self._database.deliveries if row.message_gid in self._cancelled]
-        return [_offence(row, self._place(row), f"was cancelled, and has row {row.gid}") for row in rows]
+        return [_violation(row, self._place(row), f"was cancelled, and has row {row.gid}") for row in rows]
 
-    def _early(self) -> list[Offence]:
+    def _early(self) -> list[Violation]:
         times = {ack.message_gid: ack.not_before for ack in self._acks.values()}
         return [
-            Offence(line.id, line.place, f"arrived {times[line.id] - line.at:.3f} s before its time")
+            Violation(line.id, line.place, f"arrived {times[line.id] - line.at:.3f} s before its time")
             for line in self._arrivals
             if line.at < times.get(line.id, 0.0)
         ]
 
-    def _out_of_order(self) -> list[Offence]:
+    def _out_of_order(self) -> list[Violation]:
         """Each message of a group arrives after the one before was accepted, or arrived for the last time."""
-        offences = []
+        violations = []
         for earlier, later in _neighbours(self._acks.values()):
             for delivery in later.deliveries:
                 place = place_of(delivery.url)
                 before, after = (self._by_pair.get(Pair(ack.message_gid, place), ()) for ack in (earlier, later))
                 if before and after and min(line.monotonic for line in after) < _done(before):
                     what = f"arrived before {earlier.message_gid} of its group {later.group} was done"
-                    offences.append(Offence(later.message_gid, place, what))
-        return offences
+                    violations.append(Violation(later.message_gid, place, what))
+        return violations
 
-    def _repeated(self) -> list[Offence]:
+    def _repeated(self) -> list[Violation]:
         attempts = Counter((attempt.delivery_gid, attempt.round) for attempt in self._database.attempts)
         single = {ack.message_gid for ack in self._acks.values() if not ack.retry}
         return [
-            _offence(row, self._place(row), f"has {count} attempts in round {round} without retries")
+            _violation(row, self._place(row), f"has {count} attempts in round {round} without retries")
             for (gid, round), count in attempts.items()
             if count > 1 and (row := self._rows.get(gid)) is not None and row.message_gid in single
         ]
@@ -417,22 +417,22 @@ class _Check:
     def _unfinished(self) -> list[DeliveryRow]:
         return [row for row in self._database.deliveries if row.status not in _FINISHED]
 
-    def _dead_lettered(self) -> list[Offence]:
+    def _dead_lettered(self) -> list[Violation]:
         rows = ((pair, self._row(pair, delivery)) for pair, delivery in self._promised.items())
-        return [Offence(*pair, row.status) for pair, row in rows if row and row.status in _KEPT_OR_DROPPED]
+        return [Violation(*pair, row.status) for pair, row in rows if row and row.status in _KEPT_OR_DROPPED]
 
-    def _unrecorded(self) -> list[Offence]:
+    def _unrecorded(self) -> list[Violation]:
         attempts = Counter(attempt.delivery_gid for attempt in self._database.attempts)
         delivered = {attempt.delivery_gid for attempt in self._database.attempts if attempt.verdict == _DELIVERED}
-        offences = []
+        violations = []
         for row in self._database.deliveries:
             arrived = len(self._by_pair.get(Pair(row.message_gid, self._place(row)), ()))
             if row.status == _DELIVERED and row.gid not in delivered:
-                offences.append(_offence(row, self._place(row), f"row {row.gid} has no delivered attempt"))
+                violations.append(_violation(row, self._place(row), f"row {row.gid} has no delivered attempt"))
             elif arrived > attempts[row.gid]:
                 what = f"row {row.gid} has {attempts[row.gid]} attempts for {arrived} arrivals"
-                offences.append(_offence(row, self._place(row), what))
-        return offences
+                violations.append(_violation(row, self._place(row), what))
+        return violations
 
     def _duplicated(self) -> dict[Pair, int]:
         acted_on = {pair: sum(not line.refused for line in lines) for pair, lines in self._by_pair.items()}
@@ -447,7 +447,7 @@ def _neighbours(acks: Iterable[Ack]) -> Iterator[tuple[Ack, Ack]]:
             groups[ack.group].append(ack)
     for group in groups.values():
         group.sort(key=lambda ack: ack.sent)
-        yield from ((earlier, later) for earlier, later in pairwise(group) if earlier.answered <= later.sent)
+        yield from ((earlier, later) for earlier, later in pairwise(group) if earlier.responded <= later.sent)
 
 
 def _done(lines: Sequence[ArrivalLine]) -> float:
@@ -465,5 +465,5 @@ def _promises(acks: Iterable[Ack]) -> dict[Pair, AckedDelivery]:
     return promised
 
 
-def _offence(row: DeliveryRow, place: str, what: str) -> Offence:
-    return Offence(row.message_gid, place, what)
+def _violation(row: DeliveryRow, place: str, what: str) -> Violation:
+    return Violation(row.message_gid, place, what)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from testing.arrivals import sha256
-from testing.ledgers import Ack, AckedDelivery, PublisherLedger, Unanswered
+from testing.ledgers import Ack, AckedDelivery, PublisherLedger, PublishWithoutResponse
 
 Payload = Callable[[int], bytes]
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -97,7 +97,7 @@ class Publisher:
         path = f"/v1/channels/{channel}/messages"
         call = await self._persist(path, key, outgoing.body())
         if isinstance(call, str):
-            self.ledger.gave_up(Unanswered(key, sha256(payload), call))
+            self.ledger.gave_up(PublishWithoutResponse(key, sha256(payload), call))
             return None
         return self._acked(call.response, outgoing, call, due)
 
@@ -114,7 +114,7 @@ class Publisher:
         call = await self._persist("/v1/messages/transactional", key, body)
         if isinstance(call, str):
             for each in outgoing:
-                self.ledger.gave_up(Unanswered(each.key, sha256(each.payload), call))
+                self.ledger.gave_up(PublishWithoutResponse(each.key, sha256(each.payload), call))
             return []
         found = call.response["data"]
         return [self._acked(response, each, call) for each, response in zip(outgoing, found, strict=True)]
@@ -214,7 +214,7 @@ class Publisher:
             tries=call.tries,
             due=due or call.started,
             sent=call.started,
-            answered=call.answered,
+            responded=call.responded,
             at=time.time(),
             not_before=datetime.fromisoformat(deliver_at).timestamp() if deliver_at is not None else 0.0,
             group=outgoing.options.get("groupKey"),
@@ -246,7 +246,7 @@ class _Call:
     status: int
     tries: int
     started: float
-    answered: float
+    responded: float
 
 
 async def create_channel(client: httpx.AsyncClient, name: str, policy: Mapping[str, Any] | None = None) -> None:

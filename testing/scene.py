@@ -110,7 +110,7 @@ class Scene:
         report.assert_nothing_lost()
         return report
 
-    async def assert_nothing_on_record_was_sent_again(self) -> None:
+    async def assert_recorded_requests_are_not_repeated(self) -> None:
         """The last request of each delivery belongs to its last recorded attempt: none is repeated after its record."""
         rows = await self.sql(
             "SELECT d.message_gid, d.endpoint_gid, a.started_at, a.duration_ms FROM attempt a "
@@ -198,7 +198,7 @@ async def revive(stack: Stack) -> None:
 
 
 @asynccontextmanager
-async def unanswered(stack: Stack, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[None]:
+async def post_without_reading(stack: Stack, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[None]:
     """A POST whose response is not read: what a publisher sees when the API dies after its commit."""
     _, writer = await asyncio.open_connection("127.0.0.1", stack.api_port)
     request = httpx.Request("POST", stack.url + path, content=body, headers={**stack.client.headers, **headers})

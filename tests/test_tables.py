@@ -52,7 +52,7 @@ from everhook.streaming.service import ByeReason
 from everhook.tenants.api_keys_store import GIVEN_SCOPES, Scope
 from tests.test_layout import REPOSITORY, name_of, product_files
 
-ON_RECORD = {Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED}
+RECORDED = {Verdict.DELIVERED, Verdict.RETRY, Verdict.REJECTED}
 """With the other verdicts no request was made, so no attempt is stored."""
 
 SOME: Collection[Any] = ()
@@ -68,7 +68,7 @@ PARTIAL: Mapping[str, Collection[Any]] = {
     "api.api_keys.schemas.ApiKeyIn.scopes": GIVEN_SCOPES,
     "api.messages.schemas.MessageDetail.delivery_counts": SOME,
     "everhook.delivery.store._IMPLIES": SOME,
-    "everhook.delivery.rollups_store._VERDICTS": ON_RECORD,
+    "everhook.delivery.rollups_store._VERDICTS": RECORDED,
 }
 
 Values = frozenset[Any]

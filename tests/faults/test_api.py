@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from testing.publisher import sample_payload
-from testing.scene import Scene, unanswered
+from testing.scene import Scene, post_without_reading
 from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,7 +37,7 @@ async def test_a_publisher_that_got_no_response_and_retries_publishes_once(postg
     payload = sample_payload(1)
     body = b'{"payload":' + payload + b"}"
     headers = {"idempotency-key": "the-same-key", "content-type": "application/json"}
-    async with unanswered(postgres.stack, f"/v1/channels/{postgres.channel}/messages", body, headers):
+    async with post_without_reading(postgres.stack, f"/v1/channels/{postgres.channel}/messages", body, headers):
         await assert_eventually(lambda: _assert_messages(postgres, 1))
         await postgres.stack.api.kill9()
         postgres.kills.append(time.monotonic())

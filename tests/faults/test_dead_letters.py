@@ -33,7 +33,7 @@ async def test_the_third_attempt_delivers_what_failed_twice(sqlite: Scene) -> No
     await scene.respond(500, 500, 200)
     [ack] = await scene.publish(1)
     report = await scene.finish()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
     delivery = await scene.get(f"/v1/deliveries/{ack.deliveries[0].delivery_gid}")
     assert [(a["number"], a["statusCode"], a["verdict"]) for a in delivery["attempts"]] == [
         (1, 500, "retry"),

@@ -34,7 +34,7 @@ async def test_a_publishing_process_killed_with_its_lane_full_loses_nothing(post
     await postgres.stack.start_api()
     report = await postgres.finish(90)
     report.assert_no_duplicates(allowed=postgres.in_flight_at_a_kill())
-    await postgres.assert_nothing_on_record_was_sent_again()
+    await postgres.assert_recorded_requests_are_not_repeated()
 
 
 async def test_a_publishing_process_asked_to_end_finishes_the_first_attempts_under_way(postgres: Scene) -> None:
@@ -48,7 +48,7 @@ async def test_a_publishing_process_asked_to_end_finishes_the_first_attempts_und
     await postgres.stack.start_api()
     report = await postgres.finish()
     report.assert_no_duplicates()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
 
 
 async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_one_workflow_a_delivery(

@@ -26,7 +26,7 @@ async def _without_temporal(scene: Scene) -> None:
     Temporal is back, and all of them arrive once."""
     report, acks = await _through_outage(scene, 4.0, scene.stack.temporal.kill9, scene.stack.temporal.start)
     assert all(ack.tries == 1 for ack in acks), "a publish was refused while Temporal was away"
-    assert max(ack.answered - ack.due for ack in acks) < PROMPTLY_S
+    assert max(ack.responded - ack.due for ack in acks) < PROMPTLY_S
     due = {ack.message_gid: ack.due for ack in acks}
     assert max(line.monotonic - due[line.id] for line in scene.arrivals("steady")) < PROMPTLY_S
     report.assert_no_duplicates()
@@ -45,7 +45,7 @@ async def _without_postgres(scene: Scene) -> None:
     report, acks = await _through_outage(scene, 3.0, away, postgres.start)
     assert any(ack.tries > 1 for ack in acks), "the outage hit no publish"
     report.assert_no_duplicates()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
 
 
 async def _through_outage(
@@ -83,7 +83,7 @@ async def test_messages_published_before_temporal_ever_ran_are_delivered_when_it
     await sqlite.stack.start_api()
     acks = await sqlite.publish(40)
     assert [ack.tries for ack in acks] == [1] * 40
-    assert max(ack.answered - ack.sent for ack in acks) < PROMPTLY_S
+    assert max(ack.responded - ack.sent for ack in acks) < PROMPTLY_S
     await sqlite.stack.temporal.start()
     report = await sqlite.finish()
     report.assert_no_duplicates()

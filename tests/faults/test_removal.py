@@ -63,7 +63,7 @@ async def _retained_in_spite_of_a_kill(scene: Scene) -> None:
     await scene.has_statuses(endpoint, 120, delivered=5)
     assert await scene.sql("SELECT gid FROM message WHERE event_type = 'old'") == []
     report = await scene.finish()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
 
 
 async def _fill(scene: Scene, endpoint: CreatedEndpoint, tenant_gid: str, *, ended: datetime) -> None:

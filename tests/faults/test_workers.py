@@ -35,7 +35,7 @@ async def _killed_in_mid_request(scene: Scene) -> None:
     await publishing
     report = await scene.finish(90)
     report.assert_no_duplicates(allowed=scene.in_flight_at_a_kill())
-    await scene.assert_nothing_on_record_was_sent_again()
+    await scene.assert_recorded_requests_are_not_repeated()
     assert report.promised == 70
 
 
@@ -55,7 +55,7 @@ async def test_a_worker_asked_to_end_finishes_what_is_in_flight(postgres: Scene)
     await postgres.stack.restart_worker()
     report = await postgres.finish()
     report.assert_no_duplicates()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
 
 
 async def test_an_old_worker_hands_over_to_a_new_one_without_a_duplicate(postgres: Scene) -> None:
@@ -68,7 +68,7 @@ async def test_an_old_worker_hands_over_to_a_new_one_without_a_duplicate(postgre
     await publishing
     report = await postgres.finish()
     report.assert_no_duplicates()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
     assert new.running
 
 

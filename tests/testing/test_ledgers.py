@@ -16,8 +16,8 @@ from testing.ledgers import (
     DeliveryRow,
     Pair,
     PublisherLedger,
+    PublishWithoutResponse,
     Report,
-    Unanswered,
     check,
     compare,
     read_publisher_ledger,
@@ -36,12 +36,12 @@ ARRIVAL = ArrivalLine("run", 1, "msg_1", "127.0.0.1:9", "/in", "0", PAYLOAD, 200
 def judged(
     *arrivals: ArrivalLine,
     acks: tuple[Ack, ...] = (ACK,),
-    unanswered: tuple[Unanswered, ...] = (),
+    without_response: tuple[PublishWithoutResponse, ...] = (),
     database: Database = DATABASE,
     dead_letters_allowed: bool = False,
     cancelled: tuple[str, ...] = (),
 ) -> Report:
-    publisher = PublisherLedger(acks=list(acks), unanswered=list(unanswered), cancelled=set(cancelled))
+    publisher = PublisherLedger(acks=list(acks), without_response=list(without_response), cancelled=set(cancelled))
     return check(publisher, arrivals, database, dead_letters_allowed=dead_letters_allowed)
 
 
@@ -53,7 +53,7 @@ def test_passes_what_is_in_order() -> None:
     report = judged(ARRIVAL)
     report.assert_nothing_lost()
     report.assert_no_duplicates()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
     assert (report.promised, report.arrivals) == (1, 1)
 
 
@@ -95,7 +95,7 @@ def test_finds_a_wrong_row_of_a_delivery_that_was_not_promised() -> None:
 
 def test_finds_unfinished_rows() -> None:
     report = judged(ARRIVAL, acks=(), database=with_status("parked"))
-    assert [offence.what for offence in report.unfinished] == ["parked"]
+    assert [violation.what for violation in report.unfinished] == ["parked"]
     with pytest.raises(AssertionError, match="unfinished"):
         report.assert_nothing_lost()
 
@@ -157,7 +157,7 @@ def test_finds_corrupted_bytes() -> None:
 
 def test_finds_corrupted_bytes_in_the_database() -> None:
     report = judged(ARRIVAL, database=replace(DATABASE, messages={"msg_1": sha256(b"other")}))
-    assert [offence.place for offence in report.corrupt] == ["database"]
+    assert [violation.place for violation in report.corrupt] == ["database"]
 
 
 def test_finds_an_arrival_that_was_not_promised() -> None:
@@ -168,7 +168,7 @@ def test_finds_an_arrival_that_was_not_promised() -> None:
 
 
 def test_allows_the_arrival_of_a_publish_that_got_no_response() -> None:
-    report = judged(ARRIVAL, acks=(), unanswered=(Unanswered("key", PAYLOAD, "gone"),))
+    report = judged(ARRIVAL, acks=(), without_response=(PublishWithoutResponse("key", PAYLOAD, "gone"),))
     assert report.unknown == []
 
 
@@ -186,7 +186,7 @@ def test_finds_what_was_cancelled_and_is_sent_nonetheless() -> None:
     nothing = replace(DATABASE, deliveries=[], attempts=[])
     judged(acks=(SCHEDULED,), cancelled=("msg_1",), database=nothing).assert_nothing_lost()
     report = judged(ARRIVAL, acks=(SCHEDULED,), cancelled=("msg_1",))
-    assert [offence.what for offence in report.unknown] == ["was cancelled", "was cancelled, and has row dlv_1"]
+    assert [violation.what for violation in report.unknown] == ["was cancelled", "was cancelled, and has row dlv_1"]
 
 
 def test_a_dead_letter_without_retries_is_no_loss_but_a_second_attempt_is_a_fault() -> None:
@@ -206,7 +206,7 @@ def test_finds_a_group_that_is_out_of_order() -> None:
             deliveries=(replace(ACK.deliveries[0], delivery_gid=f"dlv_{n}"),),
             group="g",
             sent=float(n),
-            answered=n + 0.5,
+            responded=n + 0.5,
         )
         for n in (1, 2)
     )
@@ -228,7 +228,7 @@ def test_finds_requests_that_are_not_recorded() -> None:
     report = judged(ARRIVAL, replace(ARRIVAL, seq=2, status=500))
     assert "1 attempts for 2 arrivals" in report.unrecorded[0].what
     with pytest.raises(AssertionError, match="unrecorded"):
-        report.assert_all_on_record()
+        report.assert_all_recorded()
 
 
 def test_names_the_first_few_offenders_and_counts_the_rest() -> None:
@@ -240,7 +240,7 @@ def test_names_the_first_few_offenders_and_counts_the_rest() -> None:
 async def test_reads_the_three_ledgers(tmp_path: Path) -> None:
     publisher = PublisherLedger(tmp_path / "acks.jsonl")
     publisher.acked(replace(ACK, payload_sha256=sha256(b"{}")))
-    publisher.gave_up(Unanswered("k", "h", "e"))
+    publisher.gave_up(PublishWithoutResponse("k", "h", "e"))
     publisher.was_cancelled("msg_0")
     arrivals = tmp_path / "arrivals.jsonl"
     arrivals.write_bytes(replace(ARRIVAL, payload_sha256=sha256(b"{}")).to_json())
@@ -258,5 +258,5 @@ async def test_reads_the_three_ledgers(tmp_path: Path) -> None:
     report = await compare(tmp_path / "acks.jsonl", arrivals, engine)
     await engine.dispose()
     report.assert_nothing_lost()
-    report.assert_all_on_record()
+    report.assert_all_recorded()
     assert read_publisher_ledger(tmp_path / "acks.jsonl") == replace(publisher, path=None)

@@ -51,7 +51,7 @@ async def test_gives_each_message_its_own_key() -> None:
 async def test_notes_what_never_got_a_response() -> None:
     subject, _ = publisher(httpx.Response(503), patience=0.01)
     assert await subject.publish("orders", b"1") is None
-    assert [u.payload_sha256 for u in subject.ledger.unanswered] == [sha256(b"1")]
+    assert [u.payload_sha256 for u in subject.ledger.without_response] == [sha256(b"1")]
 
 
 async def test_does_not_retry_what_was_refused() -> None:
@@ -99,7 +99,7 @@ async def test_open_loop_counts_from_when_a_message_was_due() -> None:
     acks = await subject.publish_many("orders", 5, rate=100, type="order.created")
     gaps = [later.due - earlier.due for earlier, later in pairwise(acks)]
     assert gaps == pytest.approx([0.01] * 4)
-    assert all(ack.answered >= ack.due for ack in acks)
+    assert all(ack.responded >= ack.due for ack in acks)
 
 
 def test_sample_payloads_are_json_and_differ() -> None:
