@@ -148,10 +148,10 @@ async def resume_intent(
     _check_may_settle(caller, intent, DECIDERS)
     body = decoded(decode_resume, await read_body(request))
     if "task_result" in body:
-        answer = mapping.task_result(body["task_result"])
+        decided = mapping.task_result(body["task_result"])
         person = Person(caller.name, caller.key_gid, caller.address, inboxes=caller.inboxes)
-        comment = answer.comment or ""
-        settled = await services.intents.decide(store, person, intent, answer.outcome, comment, answer.data)
+        comment = decided.comment or ""
+        settled = await services.intents.decide(store, person, intent, decided.outcome, comment, decided.data)
         return _settled(settled)
     action = mapping.text_of(body["action"]) if "action" in body else "complete"
     if action == "complete":

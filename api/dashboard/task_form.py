@@ -15,7 +15,7 @@ from api.dashboard.endpoint_names import endpoint_title
 from api.dashboard.forms import Form
 from api.problem_types import type_of
 from api.tasks.schemas import MAX_COMMENT
-from everhook.decisions.service import Answer, TaskService, TaskView, why_not
+from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, why_not
 from everhook.errors import (
     AlreadyDecided,
     DomainError,
@@ -288,9 +288,11 @@ async def decide(
     if wrong:
         return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, wrong)
     version = form.get("version")
-    answer = Answer(outcome.name, int(version) if _WHOLE.fullmatch(version) else 0, form.get("comment"), data)
+    submitted = SubmittedDecision(
+        outcome.name, int(version) if _WHOLE.fullmatch(version) else 0, form.get("comment"), data
+    )
     try:
-        return await tasks.decide(scope, person, view.row.task.gid, answer)
+        return await tasks.decide(scope, person, view.row.task.gid, submitted)
     except InvalidField as error:
         return refused(error, error.field)
     except (AlreadyDecided, TaskChanged, PayloadErased, Forbidden) as error:

@@ -1,4 +1,4 @@
-"""Answers and events as bytes. Results stay the bytes that the receiver sent."""
+"""Message results and events as bytes. Results stay the bytes that the receiver sent."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -12,12 +12,12 @@ from everhook.contracts import DeliveryStatus
 from everhook.delivery.body_formats import timestamp
 from everhook.egress import STORED_BODY_BYTES
 from everhook.lifecycle.events import LifecycleEvent
-from everhook.lifecycle.service import Answer, FollowedEvent, Following, MessageStream
-from everhook.lifecycle.store import DeliveryAnswer
+from everhook.lifecycle.service import FollowedEvent, Following, MessageResult, MessageStream
+from everhook.lifecycle.store import DeliveryResponse
 from everhook.streaming.service import Bye
 
 
-def answer(found: Answer) -> bytes:
+def message_result(found: MessageResult) -> bytes:
     """A `MessageAnswer`."""
     return orjson.dumps(
         {
@@ -30,7 +30,7 @@ def answer(found: Answer) -> bytes:
     )
 
 
-def _delivery(each: DeliveryAnswer) -> dict[str, Any]:
+def _delivery(each: DeliveryResponse) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "deliveryGid": each.delivery_gid,
         "endpointGid": each.endpoint_gid,
@@ -47,7 +47,7 @@ def _delivery(each: DeliveryAnswer) -> dict[str, Any]:
     return shown | {"completedAt": timestamp(completed_at) if completed_at is not None else None}
 
 
-def result_of(each: DeliveryAnswer) -> bytes | None:
+def result_of(each: DeliveryResponse) -> bytes | None:
     """What a receiver responded, if it is JSON. The body of a webhook is stored up to a limit; one as long as that may
     have been cut."""
     is_webhook = each.status_code is not None

@@ -9,7 +9,7 @@ from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.event_stream import EventStream, LastEventId
 from api.lifecycle import render
-from api.lifecycle.schemas import ANSWER_EXAMPLE, LifecycleEventOut, MessageAnswer
+from api.lifecycle.schemas import RESULT_EXAMPLE, LifecycleEventOut, MessageAnswer
 from api.lifecycle.viewers import viewer_of
 from api.problems import documents
 from api.schemas import Gid, ListOf
@@ -33,7 +33,7 @@ UntilQuery = Annotated[
         HTTPStatus.OK.value: {
             "model": MessageAnswer,
             "description": "What became of it, or `pending` after the timeout",
-            "content": {"application/json": {"example": ANSWER_EXAMPLE}},
+            "content": {"application/json": {"example": RESULT_EXAMPLE}},
         },
         **documents(problem_types.TOO_MANY_STREAMS),
     },
@@ -55,7 +55,7 @@ async def wait_for_message(
     found = await services.lifecycle.wait(
         store, viewer_of(caller), gid, timeout_s=timeout_seconds, until=until, has_left=request.is_disconnected
     )
-    return Response(render.answer(found), media_type="application/json")
+    return Response(render.message_result(found), media_type="application/json")
 
 
 @router.get("/events")

@@ -11,7 +11,7 @@ from everhook.contracts import DeliveryMode, DeliveryStatus
 from everhook.lifecycle.events import LifecycleEvent, LifecycleKind
 from everhook.lifecycle.service import Outcome
 
-ANSWER_EXAMPLE: dict[str, Any] = {
+RESULT_EXAMPLE: dict[str, Any] = {
     "messageGid": MESSAGE_GID,
     "state": "settled",
     "outcome": "delivered",
@@ -59,7 +59,7 @@ class AnswerOfDelivery(ApiModel):
 class MessageAnswer(ApiModel):
     """What became of a message."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [RESULT_EXAMPLE]})
 
     message_gid: str
     state: Literal["settled", "pending"] = Field(

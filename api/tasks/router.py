@@ -59,7 +59,7 @@ async def decide_task(gid: Gid, body: TaskAnswer, services: ServicesDep, store: 
     It is final, and the delivery ends: as `delivered`, or, if you decline, as `discarded` with the reason `declined`. A
     task with a quorum needs as many people who choose the same outcome.
     """
-    return _shown(await services.tasks.decide(store, _person(caller), gid, body.answer()))
+    return _shown(await services.tasks.decide(store, _person(caller), gid, body.submitted()))
 
 
 @router.post("/{gid}/delegate", response_model=TaskDetail, responses=DECIDED)

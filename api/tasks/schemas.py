@@ -7,7 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from api import patterns
 from api.schemas import ApiModel, Integer, check_free_json
-from everhook.decisions.service import Answer, TaskView
+from everhook.decisions.service import SubmittedDecision, TaskView
 from everhook.storage import tables
 from everhook.storage.tables import TaskState, now
 
@@ -47,8 +47,8 @@ class TaskAnswer(ApiModel):
     data: Data | None = None
     version: Integer = Field(ge=1)
 
-    def answer(self) -> Answer:
-        return Answer(self.outcome, self.version, self.comment, self.data)
+    def submitted(self) -> SubmittedDecision:
+        return SubmittedDecision(self.outcome, self.version, self.comment, self.data)
 
 
 class Delegation(ApiModel):

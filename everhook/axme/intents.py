@@ -73,8 +73,8 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class LastAnswer:
-    """What the receiver said with the newest attempt of the current round. `body` is JSON."""
+class LastResponse:
+    """The response to the newest attempt of the current round. `body` is JSON."""
 
     reason: str | None = None
     body: bytes | None = None
@@ -104,7 +104,7 @@ class Intent:
     history: DeliveryHistory
     asked_at: datetime
     lease: Lease | None = None
-    answer: LastAnswer = LastAnswer()
+    last_response: LastResponse = LastResponse()
     task_gid: str | None = None
     task_version: int | None = None
 
@@ -170,7 +170,7 @@ def _of_round(intent: Intent, number: int) -> Iterator[IntentEvent]:
 
 
 def _attempts(intent: Intent, number: int) -> list[AttemptRow]:
-    """The attempts of a round. One that was recorded after the delivery was read is left out: its answer is not
+    """The attempts of a round. One that was recorded after the delivery was read is left out: its response is not
     known."""
     delivery = intent.history.delivery
     until = delivery.attempts if number == delivery.round else _ROUND
@@ -182,13 +182,13 @@ def _of_attempt(intent: Intent, attempt: AttemptRow) -> IntentEvent:
     seq, at = _seq(attempt.round, attempt.number, 2), attempt.ended_at
     delivery = intent.history.delivery
     is_last = (attempt.round, attempt.number) == (delivery.round, delivery.attempts)
-    answer = intent.answer if is_last else LastAnswer()
+    response = intent.last_response if is_last else LastResponse()
     if attempt.verdict is Verdict.DELIVERED:
         declined = delivery.reason is DeadLetterReason.DECLINED and delivery.status is DeliveryStatus.DISCARDED
         status = IntentStatus.FAILED if declined else IntentStatus.COMPLETED
         details: dict[str, Any] = {"reason": DeadLetterReason.DECLINED.value} if declined else {}
-        return IntentEvent(seq, status, at, details=details | _result(answer))
-    details = {"error": attempt.error} | ({"reason": answer.reason} if answer.reason else {})
+        return IntentEvent(seq, status, at, details=details | _result(response))
+    details = {"error": attempt.error} | ({"reason": response.reason} if response.reason else {})
     if attempt.verdict is Verdict.REJECTED:
         return IntentEvent(seq, IntentStatus.FAILED, at, details=details)
     if attempt.next_attempt_at is None:
@@ -196,12 +196,12 @@ def _of_attempt(intent: Intent, attempt: AttemptRow) -> IntentEvent:
     return IntentEvent(seq, IntentStatus.WAITING, at, FOR_AGENT, details | {"next_attempt_at": attempt.next_attempt_at})
 
 
-def _result(answer: LastAnswer) -> dict[str, Any]:
-    return {"result": answer.body} if answer.body is not None else {}
+def _result(response: LastResponse) -> dict[str, Any]:
+    return {"result": response.body} if response.body is not None else {}
 
 
 def _given_up(intent: Intent, round: int, at: datetime) -> IntentStatus:
-    """The status of an intent whose round ended at a time without an answer. The deadline bounds the first round; a
+    """The status of an intent whose round ended at a time without a response. The deadline bounds the first round; a
     replay opens one without."""
     deadline = intent.envelope.deadline_at
     is_out_of_time = round == 1 and deadline is not None and at >= deadline
@@ -222,7 +222,7 @@ def _end_of_last_round(intent: Intent, ended: IntentEvent | None, seq: int) -> I
     elif has_ended:
         return
     elif delivery.status is DeliveryStatus.DELIVERED and delivery.completed_at is not None:
-        yield IntentEvent(seq, IntentStatus.COMPLETED, delivery.completed_at, details=_result(intent.answer))
+        yield IntentEvent(seq, IntentStatus.COMPLETED, delivery.completed_at, details=_result(intent.last_response))
     elif delivery.status is DeliveryStatus.DEAD_LETTERED and delivery.dead_lettered_at is not None:
         details = {"reason": delivery.reason.value if delivery.reason is not None else None}
         at = delivery.dead_lettered_at

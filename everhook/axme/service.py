@@ -28,7 +28,7 @@ from everhook.axme.intents import (
     IntentStatus,
 )
 from everhook.contracts import DeliveryMode, DeliveryStatus, OperatorAction
-from everhook.decisions.service import Answer, TaskService
+from everhook.decisions.service import SubmittedDecision, TaskService
 from everhook.delivery.store import discard
 from everhook.delivery.store import get as get_delivery
 from everhook.endpoints.service import EndpointService, NewEndpoint
@@ -369,8 +369,8 @@ class IntentService:
         """Decide the task of an intent. Raises Conflict if it has none, and what `TaskService.decide` raises."""
         if intent.task_gid is None or intent.task_version is None:
             raise Conflict("This intent asks no person: it takes no `task_result`.")
-        answer = Answer(outcome, intent.task_version, comment, data)
-        await self._tasks.decide(scope, person, intent.task_gid, answer)
+        submitted = SubmittedDecision(outcome, intent.task_version, comment, data)
+        await self._tasks.decide(scope, person, intent.task_gid, submitted)
         return await self._settled(scope, intent, ())
 
     async def _settled(self, scope: TenantScope, intent: Intent, sent: Sequence[Accepted]) -> Settled:
@@ -585,7 +585,7 @@ def _intent(rows: store.IntentRows) -> Intent:
         history=rows.history,
         asked_at=datetime.now(UTC),
         lease=rows.lease,
-        answer=rows.answer,
+        last_response=rows.last_response,
         task_gid=rows.task.gid if rows.task is not None else None,
         task_version=rows.task.version if rows.task is not None else None,
     )

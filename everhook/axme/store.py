@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from everhook.axme.addresses import FIRST_OF_OTHERS
-from everhook.axme.intents import LastAnswer, Lease
+from everhook.axme.intents import LastResponse, Lease
 from everhook.contracts import DeliveryMode
 from everhook.lifecycle import store as lifecycle
 from everhook.lifecycle.events import DeliveryHistory
@@ -22,7 +22,7 @@ class IntentRows:
     message: Message
     history: DeliveryHistory
     lease: Lease | None
-    answer: LastAnswer
+    last_response: LastResponse
     task: Task | None
 
 
@@ -42,14 +42,14 @@ async def intent_rows(session: AsyncSession, message_gid: str, channel: str) -> 
     )
     lease = leases.one_or_none()
     (history,) = await lifecycle.histories(session, rows)
-    answers = await session.execute(
+    attempts = await session.execute(
         select(col(Attempt.error_detail), col(Attempt.response_body)).where(
             col(Attempt.delivery_gid) == delivery.gid,
             col(Attempt.round) == delivery.round,
             col(Attempt.number) == delivery.attempts,
         )
     )
-    answer = answers.one_or_none()
+    attempt = attempts.one_or_none()
     task = None
     if delivery.mode is DeliveryMode.INBOX:
         task = (await session.execute(select(Task).where(col(Task.delivery_gid) == delivery.gid))).scalar_one_or_none()
@@ -57,7 +57,7 @@ async def intent_rows(session: AsyncSession, message_gid: str, channel: str) -> 
         message,
         history,
         Lease(lease.round, lease.number, lease.leased_at or now()) if lease is not None else None,
-        LastAnswer(answer.error_detail, answer.response_body) if answer is not None else LastAnswer(),
+        LastResponse(attempt.error_detail, attempt.response_body) if attempt is not None else LastResponse(),
         task,
     )
 

@@ -1,7 +1,7 @@
 """Use cases of tasks: list and show them, decide, delegate and comment.
 
-A decision is one transaction: the task, its delivery, the attempt with the answer, its receipt, the audit entry, and
-what it means for the gate that the task is a step of.
+A decision is one transaction: the task, its delivery, the attempt with the decision, its receipt, the audit entry, and
+the next step of the gate that the task belongs to.
 Nothing here needs Temporal: the workflow of the delivery is signalled in the background.
 """
 
@@ -62,8 +62,8 @@ MAX_LOOKED_AT = 500
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a person decides. `version` is that of the task that the person read."""
+class SubmittedDecision:
+    """The decision that a person submits. `version` is that of the task that the person read."""
 
     outcome: str
     version: int
@@ -168,7 +168,7 @@ class TaskService:
             record_audit(session, actor, "task.link_created", gid, tenant_gid=task.tenant_gid, detail=detail)
             return TaskLink(task.tenant_gid, gid, assignee, min(task.due_at, moment + MAX_LINK))
 
-    async def decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer) -> TaskView:
+    async def decide(self, scope: TenantScope, person: Person, gid: str, submitted: SubmittedDecision) -> TaskView:
         """Decide a task. The same person's same decision again changes nothing.
 
         With a quorum, the task is decided when as many people chose the same outcome; one that declines decides alone.
@@ -178,7 +178,7 @@ class TaskService:
         async with scope.reading() as session:
             await _found(session, gid)
         issuer = await self.issuers.get()
-        decided = await once_more_if_outdated(lambda: self._decide(scope, person, gid, answer, issuer))
+        decided = await once_more_if_outdated(lambda: self._decide(scope, person, gid, submitted, issuer))
         if decided.input is not None:
             self._guards.signal(decided.input)
         self.start(decided.released)
@@ -192,29 +192,31 @@ class TaskService:
             self._dispatcher.dispatch(NewDelivery(input) for input in released.inputs)
             self._on_queued(released.queued)
 
-    async def _decide(self, scope: TenantScope, person: Person, gid: str, answer: Answer, issuer: Issuer) -> _Decided:
+    async def _decide(
+        self, scope: TenantScope, person: Person, gid: str, submitted: SubmittedDecision, issuer: Issuer
+    ) -> _Decided:
         async with scope.writing() as session:
             row = await _found(session, gid, person.inboxes, for_change=True)
             made = await tasks.decisions(session, gid)
             mine = next((each for each in made if each.actor == person.name), None)
-            if mine is not None and _is_same(mine, answer):
+            if mine is not None and _is_same(mine, submitted):
                 return _Decided(row.task.message_gid)
             _require_open(row.task)
             if mine is not None:
                 raise AlreadyDecided(f"You have decided already: {mine.outcome}.")
-            if row.task.version != answer.version:
+            if row.task.version != submitted.version:
                 raise TaskChanged(
                     f"{gid} has changed since you read it: its version is {row.task.version}. Read it again."
                 )
             require_may_decide(row, person)
-            outcome = _checked(row, answer)
+            outcome = _checked(row, submitted)
             moment = now()
             decision = TaskDecision(
                 task_gid=gid,
                 actor=person.name,
                 outcome=outcome.name,
-                comment=answer.comment or None,
-                data=dict(answer.data) if answer.data is not None else None,
+                comment=submitted.comment or None,
+                data=dict(submitted.data) if submitted.data is not None else None,
                 decided_at=moment,
             )
             session.add(decision)
@@ -228,7 +230,7 @@ class TaskService:
             if not is_final:
                 return decided
             delivery_gid = row.delivery.gid
-            released = await self.conclude(session, row, person, answer, outcome, moment, issuer)
+            released = await self.conclude(session, row, person, submitted, outcome, moment, issuer)
             connection = await session.connection()
             await expect_signal(connection, [delivery_gid], moment)
             return replace(decided, input=await load_input(connection, self._defaults, delivery_gid), released=released)
@@ -238,14 +240,14 @@ class TaskService:
         session: Session,
         row: TaskRow,
         person: Person,
-        answer: Answer,
+        submitted: SubmittedDecision,
         outcome: Outcome,
         moment: datetime,
         issuer: Issuer,
     ) -> Released | None:
         """Close the task and end its delivery, in the transaction of the decision. Returns what a gate released."""
-        task, comment = row.task, answer.comment or None
-        data = dict(answer.data) if answer.data is not None else None
+        task, comment = row.task, submitted.comment or None
+        data = dict(submitted.data) if submitted.data is not None else None
         values = {
             "outcome": outcome.name,
             "comment": comment,
@@ -254,8 +256,8 @@ class TaskService:
             "decided_at": moment,
         }
         tasks.record_task_event(session, EventKind.TASK_DECIDED, row, outcome=outcome.name, decidedBy=person.name)
-        attempted = _attempted(row, person, answer, moment, await tasks.earlier_receipts(session, task), issuer)
-        if not await tasks.close(session, task, answer.version, values):
+        attempted = _attempted(row, person, submitted, moment, await tasks.earlier_receipts(session, task), issuer)
+        if not await tasks.close(session, task, submitted.version, values):
             raise TaskChanged(f"{task.gid} has changed since you read it. Read it again.")
         if outcome.effect is Effect.DECLINE:
             number = attempted.record.number
@@ -371,24 +373,24 @@ def _check_delegate(row: TaskRow, to: str) -> None:
         raise InvalidField("to", f"{to} published this message, so someone else has to decide")
 
 
-def _checked(row: TaskRow, answer: Answer) -> Outcome:
-    """The outcome of an answer that fits the task."""
+def _checked(row: TaskRow, submitted: SubmittedDecision) -> Outcome:
+    """The outcome of a submitted decision that fits the task."""
     if row.message.payload is None:
         raise PayloadErased(f"The payload of {row.message.gid} was erased: there is nothing left to decide about.")
-    outcome = outcome_of(row.task.document, answer.outcome)
-    check_comment(outcome, answer.comment)
-    if outcome.effect is Effect.PASS or answer.data:
-        check_data(row.task.document.get("form"), answer.data)
-    if len(_result(answer)) > MAX_RESULT:
+    outcome = outcome_of(row.task.document, submitted.outcome)
+    check_comment(outcome, submitted.comment)
+    if outcome.effect is Effect.PASS or submitted.data:
+        check_data(row.task.document.get("form"), submitted.data)
+    if len(_result(submitted)) > MAX_RESULT:
         raise PayloadTooLarge("data", f"makes the result longer than {MAX_RESULT} bytes", "too_large")
     return outcome
 
 
-def _is_same(decision: TaskDecision, answer: Answer) -> bool:
+def _is_same(decision: TaskDecision, submitted: SubmittedDecision) -> bool:
     return (decision.outcome, decision.comment or "", decision.data or {}) == (
-        answer.outcome,
-        answer.comment,
-        dict(answer.data or {}),
+        submitted.outcome,
+        submitted.comment,
+        dict(submitted.data or {}),
     )
 
 
@@ -398,13 +400,13 @@ def _note(task: Task, note: dict[str, Any]) -> None:
     task.notes = [*task.notes, {**note, "at": format_time(now())}]
 
 
-def _result(answer: Answer) -> bytes:
-    """The answer as the publisher gets it."""
-    result: dict[str, Any] = {"outcome": answer.outcome}
-    if answer.comment:
-        result["comment"] = answer.comment
-    if answer.data is not None:
-        result["data"] = dict(answer.data)
+def _result(submitted: SubmittedDecision) -> bytes:
+    """The decision in JSON, as the publisher gets it."""
+    result: dict[str, Any] = {"outcome": submitted.outcome}
+    if submitted.comment:
+        result["comment"] = submitted.comment
+    if submitted.data is not None:
+        result["data"] = dict(submitted.data)
     return orjson.dumps(result)
 
 
@@ -414,10 +416,11 @@ def shown_document(task: Task) -> bytes:
 
 
 def _attempted(
-    row: TaskRow, person: Person, answer: Answer, moment: datetime, earlier: Sequence[str], issuer: Issuer
+    row: TaskRow, person: Person, submitted: SubmittedDecision, moment: datetime, earlier: Sequence[str], issuer: Issuer
 ) -> Attempted:
-    """A decision as an attempt, with its receipt. A person who declines has answered, so the attempt delivered."""
-    task, delivery, payload, result = row.task, row.delivery, row.message.payload or b"", _result(answer)
+    """A decision as an attempt, with its receipt. The verdict is `delivered` even if the person declines: a decline
+    is a response, too."""
+    task, delivery, payload, result = row.task, row.delivery, row.message.payload or b"", _result(submitted)
     url = f"everhook:{task.endpoint_gid}"
     record = AttemptRecord(
         attempt_gid=new_gid(Kind.ATTEMPT),
@@ -437,12 +440,12 @@ def _attempted(
     )
     decision = {
         "taskGid": task.gid,
-        "taskVersion": answer.version,
+        "taskVersion": submitted.version,
         "taskSha256": _sha256(shown_document(task)),
         "payloadSha256": _sha256(payload),
-        "outcome": answer.outcome,
-        "commentSha256": _sha256(answer.comment.encode()),
-        "dataSha256": _sha256(orjson.dumps(answer.data, option=orjson.OPT_SORT_KEYS)),
+        "outcome": submitted.outcome,
+        "commentSha256": _sha256(submitted.comment.encode()),
+        "dataSha256": _sha256(orjson.dumps(submitted.data, option=orjson.OPT_SORT_KEYS)),
         "decidedBy": person.name,
         "identifiedBy": person.identified_by,
         "keyGid": person.key_gid,

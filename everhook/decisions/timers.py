@@ -19,7 +19,7 @@ from everhook.contracts import (
     PulledState,
     TaskProgress,
 )
-from everhook.decisions.service import Answer, TaskService
+from everhook.decisions.service import SubmittedDecision, TaskService
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
 from everhook.inbox import store as tasks
@@ -114,8 +114,8 @@ class TaskTimers:
         task, person = row.task, Person(DUE_DATE, identified_by="timer")
         detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": True}
         record_audit(session, Actor(person.name), "task.decided", task.gid, tenant_gid=task.tenant_gid, detail=detail)
-        answer = Answer(outcome.name, task.version, IN_TIME)
-        return await self._service.conclude(session, row, person, answer, outcome, moment, issuer)
+        submitted = SubmittedDecision(outcome.name, task.version, IN_TIME)
+        return await self._service.conclude(session, row, person, submitted, outcome, moment, issuer)
 
 
 def schedule_of(task: Task) -> Schedule:

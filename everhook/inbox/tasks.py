@@ -1,4 +1,4 @@
-"""Tasks: what a person is asked, who may answer, and what an answer may be. Pure.
+"""Tasks: what a person is asked, who may decide, and which outcomes a decision may have. Pure.
 
 A task is a delivery to an inbox. The publisher may send a part of its document next to the payload; the defaults of the
 inbox fill in the rest.
@@ -70,7 +70,7 @@ _OutcomeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$
 
 
 class Outcome(_Part):
-    """A possible answer."""
+    """A possible outcome of a decision."""
 
     name: _OutcomeName
     effect: Annotated[Effect, Field(strict=False)] = Effect.PASS

@@ -31,7 +31,7 @@ from everhook.lifecycle.events import (
     of_message,
     settled,
 )
-from everhook.lifecycle.store import DeliveryAnswer, Tally
+from everhook.lifecycle.store import DeliveryResponse, Tally
 from everhook.lifecycle.watch import MessageWatch
 from everhook.pulling.wake_ups import Waiter
 from everhook.storage.engine import Session, is_unavailable
@@ -39,7 +39,7 @@ from everhook.storage.paging import Page
 from everhook.storage.tenant_scope import TenantScope
 from everhook.streaming.service import Bye, ByeReason, KeepAlive
 
-MAX_ANSWERS = 100
+MAX_DELIVERIES = 100
 """Deliveries in one response: a message may go to very many endpoints."""
 
 MAX_FOLLOWED = 1_000
@@ -89,13 +89,13 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of a message. `outcome` is None while it is pending, and for a message without deliveries."""
+class MessageResult:
+    """The result of a message. `outcome` is None while it is pending, and for a message without deliveries."""
 
     message_gid: str
     is_settled: bool
     outcome: Outcome | None
-    deliveries: Sequence[DeliveryAnswer]
+    deliveries: Sequence[DeliveryResponse]
     has_more_deliveries: bool
 
 
@@ -141,8 +141,8 @@ class LifecycleService:
         timeout_s: float,
         until: Until,
         has_left: Callable[[], Awaitable[bool]],
-    ) -> Answer:
-        """What became of a message, as soon as it is settled, or after the timeout. Raises NotFound and
+    ) -> MessageResult:
+        """The result of a message, as soon as it is settled, or after the timeout. Raises NotFound and
         TooManyStreams."""
         async with scope.reading() as session:
             await self._visible(session, viewer, gid)
@@ -151,7 +151,7 @@ class LifecycleService:
             with self.counted("waits", self.limits.waits):
                 await self._wait(scope, gid, timeout_s, until, has_left)
         async with scope.reading() as session:
-            return await self._answer(session, gid)
+            return await self._result(session, gid)
 
     async def _wait(
         self,
@@ -171,13 +171,13 @@ class LifecycleService:
                 elif await has_left():
                     return
 
-    async def _answer(self, session: Session, gid: str) -> Answer:
-        rows = await store.answers(session, gid, MAX_ANSWERS + 1)
-        # After the deliveries: a settled message has settled deliveries, but for a replay in between.
+    async def _result(self, session: Session, gid: str) -> MessageResult:
+        rows = await store.delivery_responses(session, gid, MAX_DELIVERIES + 1)
+        # Read after the deliveries: those of a settled message are settled, unless a replay started in between.
         tally = await store.tally(session, gid)
-        is_settled = tally.is_settled and (len(rows) > MAX_ANSWERS or _are_settled(rows))
+        is_settled = tally.is_settled and (len(rows) > MAX_DELIVERIES or _are_settled(rows))
         outcome = outcome_of(tally) if is_settled else None
-        return Answer(gid, is_settled, outcome, rows[:MAX_ANSWERS], len(rows) > MAX_ANSWERS)
+        return MessageResult(gid, is_settled, outcome, rows[:MAX_DELIVERIES], len(rows) > MAX_DELIVERIES)
 
     async def page(
         self, session: Session, viewer: Viewer, gid: str, *, after: str | None, limit: int
@@ -417,7 +417,7 @@ def _is_over(tally: Tally, until: Until) -> bool:
     return tally.is_settled or (until is Until.FIRST and tally.settled > 0)
 
 
-def _are_settled(rows: Sequence[DeliveryAnswer]) -> bool:
+def _are_settled(rows: Sequence[DeliveryResponse]) -> bool:
     return all(row.is_settled for row in rows)
 
 

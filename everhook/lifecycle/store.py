@@ -253,8 +253,8 @@ _OF_TASK = ("gid", "delivery_gid", "notes", "outcome", "decided_by", "decided_at
 
 
 @dataclass(frozen=True)
-class DeliveryAnswer:
-    """A delivery, and what its receiver responded: the body as stored, if it is JSON or may be. `outcome` is that of a
+class DeliveryResponse:
+    """A delivery and the response of its receiver: the body as stored, if it is JSON or may be. `outcome` is that of a
     decision."""
 
     delivery_gid: str
@@ -271,9 +271,9 @@ class DeliveryAnswer:
         return self.status in SETTLED_STATUSES
 
 
-async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequence[DeliveryAnswer]:
-    """In the order of their gids. A delivered one has the body of its delivering attempt, and so has one that a person
-    declined."""
+async def delivery_responses(session: AsyncSession, message_gid: str, limit: int) -> Sequence[DeliveryResponse]:
+    """The deliveries of a message with their responses, ordered by gid. The body is that of the attempt with the
+    verdict `delivered`; a delivery that a person declined has such an attempt, too."""
     rows = await deliveries(session, message_gid, limit=limit)
     delivered = [row.gid for row in rows if row.status is DeliveryStatus.DELIVERED or _is_declined(row)]
     tasks = await _tasks(session, rows)
@@ -286,7 +286,7 @@ async def answers(session: AsyncSession, message_gid: str, limit: int) -> Sequen
         )
         bodies = {row.delivery_gid: row for row in found}
     return [
-        DeliveryAnswer(
+        DeliveryResponse(
             row.gid,
             row.endpoint_gid,
             row.mode,

@@ -27,7 +27,7 @@ async def test_the_query_that_all_waiters_share_reads_the_deliveries_of_their_me
         await lifecycle.tally(session, gids[0])
         (row,) = await lifecycle.deliveries(session, gids[0], limit=100)
         await lifecycle.histories(session, [row], after=(row.gid, (1, 0)), limit=100)
-        await lifecycle.answers(session, gids[0], 100)
+        await lifecycle.delivery_responses(session, gids[0], 100)
     for sql, parameters in list(statements.items()):
         plan = await plan_of(database, sql, parameters)
         for table in (Message, Delivery, Attempt, DeliveryRound):

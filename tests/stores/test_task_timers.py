@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, PulledState
-from everhook.decisions.service import Answer, TaskService
+from everhook.decisions.service import SubmittedDecision, TaskService
 from everhook.decisions.timers import DUE_DATE, TaskTimers
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
@@ -30,7 +30,7 @@ from tests.stores.test_pull_queue import RETENTION, no_temporal
 
 HOUR = timedelta(hours=1)
 REMINDERS = {"afterSeconds": 3_600, "everySeconds": 7_200, "max": 2}
-APPROVE = Answer("approved", 1)
+APPROVE = SubmittedDecision("approved", 1)
 
 
 async def service_of(database: Database) -> TaskService:
@@ -46,8 +46,8 @@ async def check(database: Database, task: Task, give_up: DeadLetterReason | None
     return await timers.check(PullCheck(task.delivery_gid, 1, RETENTION, give_up))
 
 
-async def decide(database: Database, task: Task, name: str, answer: Answer = APPROVE) -> None:
-    await (await service_of(database)).decide(TenantScope(database, None), Person(name), task.gid, answer)
+async def decide(database: Database, task: Task, name: str, submitted: SubmittedDecision = APPROVE) -> None:
+    await (await service_of(database)).decide(TenantScope(database, None), Person(name), task.gid, submitted)
 
 
 async def inbox(store: Store, tenant_gid: str | None = None, **options: Any) -> Endpoint:
@@ -157,7 +157,7 @@ async def test_an_escalation_asks_another_person_and_the_first_one_may_still_dec
     row, _ = await read(store, task)
     assert (row.assignees, row.version, row.reminders_sent) == (["ann", "dan"], 2, 0)
     assert await kinds(store) == ["task.opened", "task.escalated"]
-    await decide(database, task, "ann", Answer("approved", 2))
+    await decide(database, task, "ann", SubmittedDecision("approved", 2))
     assert (await read(store, task))[1].status is DeliveryStatus.DELIVERED
 
 
@@ -166,7 +166,7 @@ async def test_a_task_that_everyone_may_decide_stays_open_to_everyone(store: Sto
     await be_due(store, task, "remind_at")
     await check(database, task)
     assert (await read(store, task))[0].assignees == []
-    await decide(database, task, "eve", Answer("approved", 2))
+    await decide(database, task, "eve", SubmittedDecision("approved", 2))
 
 
 async def test_an_escalation_opens_the_task_in_another_inbox_of_the_tenant(store: Store, database: Database) -> None:
@@ -184,8 +184,8 @@ async def test_an_escalation_opens_the_task_in_another_inbox_of_the_tenant(store
     event = (await store.events())[-1]
     assert (event.data["to"], event.data["toPeople"]) == (other.gid, ["dan"])
     with pytest.raises(Forbidden):
-        await decide(database, task, "eve", Answer("approved", 2))
-    await decide(database, task, "dan", Answer("approved", 2))
+        await decide(database, task, "eve", SubmittedDecision("approved", 2))
+    await decide(database, task, "dan", SubmittedDecision("approved", 2))
 
 
 async def ask_escalated(store: Store, database: Database, to: str) -> Task:

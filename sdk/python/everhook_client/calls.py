@@ -172,12 +172,12 @@ def wait_once(
     return Call("GET", path("messages", gid_of(message), "wait"), query, waits_s=seconds)
 
 
-def has_waited(answer: models.MessageAnswer, until: models.Until) -> bool:
+def has_waited(response: models.MessageAnswer, until: models.Until) -> bool:
     """Whether what was waited for has happened."""
-    if answer["state"] == "settled" or until == "settled":
-        return answer["state"] == "settled"
-    # Of many deliveries an answer has the first ones only: the API knows whether one of the others is settled.
-    return answer["moreDeliveries"] or any(each["completedAt"] is not None for each in answer["deliveries"])
+    if response["state"] == "settled" or until == "settled":
+        return response["state"] == "settled"
+    # Of many deliveries a response has the first ones only: the API knows whether one of the others is settled.
+    return response["moreDeliveries"] or any(each["completedAt"] is not None for each in response["deliveries"])
 
 
 def list_messages(

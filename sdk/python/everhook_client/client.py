@@ -163,9 +163,9 @@ class Client:
         """
         ends_at = time.monotonic() + timeout
         while True:
-            answer = self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
-            if calls.has_waited(answer, until) or time.monotonic() >= ends_at:
-                return answer
+            response = self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
+            if calls.has_waited(response, until) or time.monotonic() >= ends_at:
+                return response
 
     def send(self, call: Call[T]) -> T:
         """Make a call; the JSON of the response."""
@@ -249,9 +249,9 @@ class AsyncClient:
         """
         ends_at = time.monotonic() + timeout
         while True:
-            answer = await self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
-            if calls.has_waited(answer, until) or time.monotonic() >= ends_at:
-                return answer
+            response = await self.send(calls.wait_once(message, ends_at - time.monotonic(), until))
+            if calls.has_waited(response, until) or time.monotonic() >= ends_at:
+                return response
 
     async def send(self, call: Call[T]) -> T:
         """Make a call; the JSON of the response."""
