@@ -81,7 +81,7 @@ class Once:
             raise
 
     async def keep(self, session: Session, response: Model, status: HTTPStatus, tenant_gid: str | None = None) -> Model:
-        """Keep the response to the call. `tenant_gid`: whose things it shows. Returns the response."""
+        """Keep the response to the call. `tenant_gid`: the tenant whose resources it shows. Returns the response."""
         if self.call is not None and self.responses is not None:
             body = response.model_dump_json(by_alias=True)
             await self.responses.keep(session, self.call, status, body, tenant_gid)

@@ -168,7 +168,7 @@ def end_streams(app: FastAPI) -> None:
 
 
 def body_limits(settings: Settings) -> dict[Route, int]:
-    """The routes whose bodies may be longer than others, or that take one from strangers; in bytes."""
+    """The routes with another limit than the default, in bytes: those with long bodies, and the public forms."""
     return {
         messages.publish_message: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         messages.publish_messages: publishing.MAX_BATCH_BYTES,
@@ -176,7 +176,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
         axme_routes.create_intent: settings.max_payload_bytes + publishing.ENVELOPE_ALLOWANCE,
         pulling.acknowledge: pull_acks.MAX_BYTES,
         **dashboard.LARGE_FORMS,
-        **dict.fromkeys(dashboard.FORMS_OF_STRANGERS, dashboard.MAX_FORM_OF_STRANGERS),
+        **dict.fromkeys(dashboard.PUBLIC_FORMS, dashboard.MAX_PUBLIC_FORM),
     }
 
 

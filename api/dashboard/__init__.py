@@ -39,9 +39,9 @@ from everhook.settings import Settings
 
 __all__ = ["close", "end_streams", "for_browsers", "install", "warm_up"]
 
-FORMS_OF_STRANGERS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
-MAX_FORM_OF_STRANGERS = 8 * 1024
-"""Bytes: a key, or a link's token, and the way back."""
+PUBLIC_FORMS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
+MAX_PUBLIC_FORM = 8 * 1024
+"""Bytes. They need no session. The longest has an API key or the token of a link, and the page to return to."""
 
 LARGE_FORMS: Mapping[Callable[..., Any], int] = {
     event_type_forms.create: event_type_forms.MAX_FORM,

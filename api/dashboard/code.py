@@ -2,8 +2,8 @@
 
 What came is shown as it came: parsing would drop repeated keys and round long numbers. Everything is escaped.
 
-Payloads and response bodies are written by strangers, and pages are rendered on the event loop. So the work is linear
-in what is shown, and bounded: a page colours `COLOURED_TOKENS` tokens in all, and shows the rest as plain text.
+Payloads and response bodies are untrusted input, and pages are rendered on the event loop. So the work is linear in
+what is shown, and bounded: a page colours `COLOURED_TOKENS` tokens in all, and shows the rest as plain text.
 """
 
 import re

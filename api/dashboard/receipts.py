@@ -1,4 +1,4 @@
-"""A receipt: what it states, whether it holds, and the file with which a stranger checks it."""
+"""The page of a receipt: its claims, the result of its verification, and the file for third parties."""
 
 from dataclasses import dataclass
 from typing import Any

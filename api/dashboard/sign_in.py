@@ -25,7 +25,7 @@ from api.dashboard.sessions import DASHBOARD, LIFETIME, SESSION_COOKIE
 from api.dependencies import ServicesDep, address_of, caller_of_key
 
 A_MINUTE = RateLimitItemPerMinute(10)
-"""Keys cannot be guessed. This limits what a stranger can cost."""
+"""Keys cannot be guessed. This limits the load that unauthenticated clients can cause."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -444,9 +444,9 @@ async def test_a_wrong_intent_is_refused_by_field(running: Served, change: JSON,
 
 
 async def test_errors_have_the_form_that_the_client_reads(running: Served, agent: str) -> None:
-    with pytest.raises(AxmeAuthError, match="API key is not valid") as stranger:
+    with pytest.raises(AxmeAuthError, match="API key is not valid") as refused:
         await called(running.client("ek_wrong").get_intent, str(uuid4()))
-    assert stranger.value.status_code == 401
+    assert refused.value.status_code == 401
     for unknown in (str(uuid4()), "no-uuid", str(UUID(int=2**128 - 1))):
         with pytest.raises(AxmeHttpError, match=f"There is no intent {unknown}"):
             await running.get(unknown)

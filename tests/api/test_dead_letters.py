@@ -261,13 +261,13 @@ async def test_a_bulk_replay_with_a_tenants_key_replays_its_own_dead_letters_onl
     own, other = await refused(live), await refused(neighbour := another(live))
     await visible(live, own, other)
     theirs = await live.api.key(tenant=live.name, name="our operator")
-    strangers = await live.api.key(tenant=neighbour.name)
+    neighbours = await live.api.key(tenant=neighbour.name)
 
     body = await bulk(live, "replay", {"reason": "all of mine"}, theirs)
 
     assert body["matched"] == 1
     assert (await completed(live, body["batchGid"], theirs))["total"] == 1
-    assert_problem(await strangers.get(f"/v1/batches/{body['batchGid']}"), 404)
+    assert_problem(await neighbours.get(f"/v1/batches/{body['batchGid']}"), 404)
     await live.receiver.wait_for(2, path=live.path)
     assert ok(await live.api.get(f"/v1/deliveries/{own}"))["resolvedBy"] == "our operator"
     assert len(live.receiver.at(neighbour.path)) == 1

@@ -225,8 +225,8 @@ async def test_only_endpoints_in_pull_mode_can_be_polled(api: Api) -> None:
     pulled = await pull_endpoint(api)
     assert_problem(await api.get(f"/v1/endpoints/{webhook}/poll"), 409)
     assert_problem(await api.get("/v1/endpoints/ep_none/poll"), 404)
-    stranger = await api.key("read", name="reader")
-    assert_problem(await stranger.get(f"/v1/endpoints/{pulled}/poll"), 403)
+    reader = await api.key("read", name="reader")
+    assert_problem(await reader.get(f"/v1/endpoints/{pulled}/poll"), 403)
     large = {"acks": [{"lease": "x", "result": "y" * 20_000}]}
     problem = assert_problem(await api.post(f"/v1/endpoints/{pulled}/acks", large), 413)
     assert "acks[0].result" in problem["detail"]

@@ -35,10 +35,10 @@ async def test_the_reference_cannot_be_framed_and_runs_only_its_own_scripts(shar
 @ON_SHARED
 async def test_every_response_under_v1_forbids_caching(shared: Api) -> None:
     """Every route, with a key and without: 200, 4xx, and paths without a route."""
-    stranger = httpx.AsyncClient(transport=httpx.ASGITransport(shared.app), base_url="http://everhook.test")
+    anonymous = httpx.AsyncClient(transport=httpx.ASGITransport(shared.app), base_url="http://everhook.test")
     contexts = [c for c in iter_route_contexts(shared.app.router.routes) if str(c.path).startswith("/v1/")]
     assert len(contexts) > 40
-    for http in (shared.http, stranger):
+    for http in (shared.http, anonymous):
         for path, method in [("/v1", "GET"), ("/v1/nothing", "GET")] + [
             (str(context.path), method) for context in contexts for method in context.methods or ()
         ]:

@@ -284,16 +284,16 @@ def hostile_handshakes(authority: Authority, directory: Path) -> Mapping[str, Re
         context.minimum_version = context.maximum_version = version
         return context
 
-    stranger = Authority("An unknown CA")
+    unknown = Authority("An unknown CA")
     good = authority.issue(ours)
     contexts = {
         "expired": served("expired", authority.issue(ours, (-2 * day, -day))),
         "not yet valid": served("early", authority.issue(ours, (day, 2 * day))),
         "wrong name": served("wrong", authority.issue("elsewhere.test")),
         "self-signed": served("self", self_signed(ours)),
-        "unknown authority": served("unknown", stranger.issue(ours)),
-        "client certificate required, TLS 1.2": only(served("c12", good, stranger.pem), ssl.TLSVersion.TLSv1_2),
-        "client certificate required, TLS 1.3": only(served("c13", good, stranger.pem), ssl.TLSVersion.TLSv1_3),
+        "unknown authority": served("unknown", unknown.issue(ours)),
+        "client certificate required, TLS 1.2": only(served("c12", good, unknown.pem), ssl.TLSVersion.TLSv1_2),
+        "client certificate required, TLS 1.3": only(served("c13", good, unknown.pem), ssl.TLSVersion.TLSv1_3),
     }
     receivers = {name: Receiver(responding(OK), context) for name, context in contexts.items()}
     receivers["reset in the handshake"] = Receiver(resetting_in_the_handshake)

@@ -92,14 +92,14 @@ async def test_a_client_certificate_is_presented(
 async def test_a_connection_with_a_client_certificate_is_not_reused_without_it(
     authority: Authority, clients_authority: Authority, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
-    ours, stranger = clients_authority.issue("everhook"), Authority().issue("everhook")
+    ours, untrusted = clients_authority.issue("everhook"), Authority().issue("everhook")
     tls = TlsExtras(authority.pem, ours.certificate, ours.key)
     server = authority.issue(HOST).server_context(tmp_path, clients_authority.pem)
     server.minimum_version = server.maximum_version = version
     async with serving(server) as (receiver, egress, url):
         assert (await _post(egress, url, tls)).status == 200
         without = await _post(egress, url, TlsExtras(authority.pem))
-        with_anothers = await _post(egress, url, TlsExtras(authority.pem, stranger.certificate, stranger.key))
+        with_anothers = await _post(egress, url, TlsExtras(authority.pem, untrusted.certificate, untrusted.key))
     assert (without.failure, with_anothers.failure) == (FailureCode.TLS, FailureCode.TLS)
     assert len(receiver.requests) == 1
 

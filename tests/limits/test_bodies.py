@@ -1,6 +1,6 @@
 """How much of a body each route reads: nothing without a key, and never more than the limit of the route.
 
-Every route of the application is found by walking it: a new route is checked without being listed here.
+The routes are read from the application, so a new route is tested without being listed here.
 """
 
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api.dashboard import FORMS_OF_STRANGERS, MAX_FORM_OF_STRANGERS
+from api.dashboard import MAX_PUBLIC_FORM, PUBLIC_FORMS
 from api.main import body_limits
 from api.middleware import MAX_BODY_BYTES
 from testing.api import ON_SHARED, Api, assert_problem, running_api
@@ -24,7 +24,7 @@ PIECE = b" " * 4096
 FAR_TOO_MUCH = 20 * 1024 * 1024
 
 SUFFIXES = ["/v1/channels/messages", "/v1/endpoints/messages", "/v1/tenants/messages", "/v1/subscriptions/messages"]
-"""Addresses that end like those of publishing, and are other routes."""
+"""Paths with the suffix of the publish route that belong to other routes."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -35,7 +35,7 @@ async def api(tmp_path_factory: object, migrated_file: Path) -> AsyncIterator[Ap
 
 
 class Endless:
-    """A body without end, or with a declared length; `read` is the number of bytes that were read."""
+    """A body without end, or with a declared length. `read` counts the bytes that were read."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -65,13 +65,13 @@ def filled(path: str) -> str:
 
 @ON_SHARED
 async def test_unauthenticated_bodies_are_not_read_except_for_the_public_forms(api: Api) -> None:
-    stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
+    anonymous = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
     for method, path, endpoint in changing_routes(api.app):
         body = Endless()
-        response = await stranger.request(method, filled(path), content=body)
-        if endpoint in FORMS_OF_STRANGERS:
+        response = await anonymous.request(method, filled(path), content=body)
+        if endpoint in PUBLIC_FORMS:
             assert response.status_code == 413, path
-            assert body.read <= MAX_FORM_OF_STRANGERS + len(PIECE), path
+            assert body.read <= MAX_PUBLIC_FORM + len(PIECE), path
         else:
             refusals = (410,) if path == "/t/{token}" else (401, 303)
             assert response.status_code in refusals, f"{method} {path}: {response.status_code}"
@@ -112,6 +112,6 @@ async def test_a_declared_length_that_is_too_long_is_refused_unread(api: Api) ->
 
 @ON_SHARED
 async def test_a_request_without_a_key_gets_a_401_even_if_it_has_other_errors(api: Api) -> None:
-    stranger = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
+    anonymous = httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://everhook.test")
     for method, path in (("GET", "/v1"), ("GET", "/v1/nothing"), ("PUT", "/v1/channels"), ("GET", "/v1/messages?x=")):
-        assert_problem(await stranger.request(method, path), 401)
+        assert_problem(await anonymous.request(method, path), 401)

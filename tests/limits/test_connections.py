@@ -1,6 +1,6 @@
-"""Limits of one connection, and of their number: for all clients that reach the port, with a key or without.
+"""Limits of a connection, and of the number of connections. They apply to all clients, with or without a key.
 
-Times are only compared with one another: late requests are ended, others continue.
+The tests compare times only with each other: late requests are ended, and other requests continue.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from testing.waiting import assert_eventually
 from tests.limits.wire import GET, HEAD, POST, Client, Server, serving_app
 
 A_READ = 256 * 1024
-"""Bytes that the event loop reads at once."""
+"""Bytes that the event loop reads in one call."""
 KERNEL = 8 * 1024 * 1024
-"""More than the kernel's buffers hold on both sides: if more than that was sent, the server has read the rest."""
+"""More bytes than the socket buffers of both sides hold: the server has read what was sent beyond that."""
 
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 
@@ -185,7 +185,7 @@ async def test_a_client_that_takes_nothing_of_its_response_is_disconnected(monke
     async with serving_app() as server:
         client = await server.connect()
         await client.send(b"GET /large HTTP/1.1\r\nhost: test\r\n\r\n")
-        await asyncio.sleep(2)  # longer than it may take nothing, and by then nothing more comes
+        await asyncio.sleep(2)  # longer than STALLED_S: no more data comes after that
 
         assert len(await client.rest()) < 50_000_000
 
@@ -243,7 +243,7 @@ async def test_at_the_connection_limit_an_idle_connection_is_closed_and_a_busy_o
             await client.response()
 
         newcomer = await server.connect()
-        await newcomer.send(HEAD)  # its request is not yet whole: it is no idle one
+        await newcomer.send(HEAD)  # an incomplete request: the connection is not idle
         assert await idle.rest() == b""
         await younger.send(HEAD)
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""HTTP of a malicious or careless client: raw bytes over a real socket."""
+"""A malicious or faulty HTTP client, which sends raw bytes over a real socket."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class Client:
 
     @classmethod
     async def connected(cls, port: int, address: str = "127.0.0.1") -> Self:
-        """`address` is the client's own: all of 127.0.0.0/8 is this machine."""
+        """`address` is the source address: all of 127.0.0.0/8 is this machine."""
         return cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)))
 
     async def send(self, data: bytes) -> bool:
@@ -43,14 +43,14 @@ class Client:
         return not self._writer.is_closing()
 
     async def flood(self, piece: bytes, *, pause: float = 0.0, at_most: float = math.inf) -> None:
-        """Send the piece again and again until the server takes no more, or so many bytes are sent."""
+        """Send the piece repeatedly until the server has closed the connection, or `at_most` bytes are sent."""
         while self.sent < at_most:
             if not await self.send(piece):
                 return
             await asyncio.sleep(pause)
 
     async def drip(self, piece: bytes) -> None:
-        """Send the piece slowly again and again, without an end."""
+        """Send the piece repeatedly and slowly, without end."""
         await self.flood(piece, pause=0.1)
 
     async def response(self) -> httpx.Response:
@@ -63,7 +63,7 @@ class Client:
         return httpx.Response(int(status_line.split(" ")[1]), headers=headers, content=content)
 
     async def rest(self) -> bytes:
-        """All that comes until the server closes the connection."""
+        """All bytes until the server closes the connection."""
         received = b""
         with contextlib.suppress(ConnectionError):
             while data := await asyncio.wait_for(self._reader.read(65536), PATIENCE_S):

@@ -59,9 +59,9 @@ async def test_a_request_that_cannot_succeed_is_not_retried_and_the_error_names_
         with pytest.raises(Conflict) as conflict:
             await client.publish(channel, {"n": 2}, type="t", idempotency_key="k")
         assert conflict.value.slug == "idempotency-key-reused"
-    async with server.async_client("ek_wrong") as stranger:
+    async with server.async_client("ek_wrong") as unauthenticated:
         with pytest.raises(AuthenticationFailed):
-            await stranger.publish(channel, {})
+            await unauthenticated.publish(channel, {})
     assert server.proxy.requests == ["POST messages"] * 5
 
 

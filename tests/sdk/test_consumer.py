@@ -360,12 +360,12 @@ async def test_a_cancelled_consumer_settles_finished_messages_and_cancels_the_ot
 
 async def test_a_permanent_error_ends_a_consumer(server: Server) -> None:
     _, gid = await server.endpoint()
-    async with server.async_client() as client, server.async_client("ek_wrong") as stranger:
+    async with server.async_client() as client, server.async_client("ek_wrong") as unauthenticated:
         for mode in ("auto", "poll"):
             with pytest.raises(NotFound):
                 await client.consume("ep_01m83prhbfe23sdyzab24cmhby", print, mode=mode)
             with pytest.raises(AuthenticationFailed):
-                await stranger.consume(gid, print, mode=mode)
+                await unauthenticated.consume(gid, print, mode=mode)
     wrong: list[ConsumerOptions] = [{"concurrency": 0}, {"limit": 0}]
     for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):

@@ -1,4 +1,4 @@
-"""Receipts, logs of them, and what a stranger would say of them."""
+"""Receipts, receipt logs, and their verification by a third party."""
 
 import asyncio
 from dataclasses import dataclass

@@ -187,10 +187,10 @@ async def test_a_tenant_sees_and_cancels_its_own_and_runs_one_at_a_time(api: Api
     with pytest.raises(BulkOperationRunning):
         await started(api, bulk(tenant_gid=acme["tenantGid"]), own)
     assert [each["batchGid"] for each in await theirs.walk("/v1/batches")] == [gid]
-    for stranger in (others, publisher):
-        assert await stranger.walk("/v1/batches") == []
-        assert_problem(await stranger.get(f"/v1/batches/{gid}"), 404)
-        assert_problem(await stranger.post(f"/v1/batches/{gid}/cancel"), 404)
+    for unauthorized in (others, publisher):
+        assert await unauthorized.walk("/v1/batches") == []
+        assert_problem(await unauthorized.get(f"/v1/batches/{gid}"), 404)
+        assert_problem(await unauthorized.post(f"/v1/batches/{gid}/cancel"), 404)
     assert_problem(await theirs.post(f"/v1/batches/{of_all}/cancel"), 404)
     assert accepted(await theirs.post(f"/v1/batches/{gid}/cancel"))["state"] == "cancelled"
     assert (await started(api, bulk(tenant_gid=acme["tenantGid"]), own)) != gid

@@ -1,4 +1,4 @@
-"""Changes and deletions of one thing at the same time, on both databases: the later one finds nothing, and no two
+"""Changes and deletions of one resource at the same time, on both databases: the later one finds nothing, and no two
 transactions wait for each other."""
 
 import asyncio

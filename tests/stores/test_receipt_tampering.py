@@ -43,7 +43,7 @@ async def found_by_audit(log: Log) -> str:
 
 
 async def found_by_check(log: Log, seq: int, held: int | None = None) -> str | None:
-    """The place that a stranger's check names; `held` says which checkpoint the stranger has."""
+    """The place that a third party's check names. `held` is the size of the checkpoint that the third party has."""
     seals = {seal.size: seal for seal in await log.seals()}
     result = await log.verified(seq, seals[held] if held else None)
     return result.wrong.place if result.wrong is not None else None
