@@ -120,7 +120,7 @@ async def test_the_receipt_of_an_attempt_that_our_own_rules_forbade_says_so(desk
     assert (receipt.status_code, receipt.error, receipt.outcome) == (None, "blocked", "rejected")
 
 
-async def test_what_was_no_attempt_has_no_receipt(desk: Desk) -> None:
+async def test_a_delivery_parked_without_an_attempt_has_no_receipt(desk: Desk) -> None:
     endpoint = await desk.endpoint()
     await desk.store.circuit(endpoint, state=CircuitState.OPEN)
     delivery = await desk.delivery(endpoint)
@@ -219,7 +219,7 @@ async def test_an_attempt_that_is_recorded_late_gets_the_receipt_that_it_would_h
     assert await receipt_of(desk, delivery) == receipt
 
 
-async def test_what_travels_through_a_history_holds_neither_the_url_nor_a_signature(desk: Desk) -> None:
+async def test_the_record_in_a_workflow_history_contains_neither_the_url_nor_a_signature(desk: Desk) -> None:
     endpoint = await desk.endpoint(url=desk.receiver.url_for(f"/hook?key={CREDENTIAL}"))
     record = await unrecorded(desk, await desk.delivery(endpoint))
     dumped = json.dumps(asdict(record), default=str)

@@ -160,7 +160,7 @@ async def test_deliveries_parked_without_a_workflow_are_attempted_by_this_proces
     assert notes(temporal, *parked, guarded) == [[], [], [], [ReleaseInput()]]
 
 
-async def test_what_is_accepted_again_begins_as_if_it_had_never_been_parked(
+async def test_a_delivery_that_is_accepted_again_starts_like_one_that_was_never_parked(
     releasing: ReleasingActivities, store: Store, dispatched: Collected
 ) -> None:
     """Otherwise the time for which it was parked would count towards its window when it parks another time."""

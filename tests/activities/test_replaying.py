@@ -74,7 +74,7 @@ async def test_a_replay_is_slower_while_fresh_messages_flow(
     assert time.monotonic() - began >= (MANY - PAGE) / (RATE * 0.5)
 
 
-async def test_what_was_opened_while_temporal_is_away_is_left_to_the_reconciler(
+async def test_rounds_that_were_opened_while_temporal_is_away_are_left_to_the_reconciler(
     batch: str, database: Database, store: Store
 ) -> None:
     temporal = FakeTemporal()

@@ -38,5 +38,7 @@ def test_later_settings_override_earlier_ones_key_by_key() -> None:
         ({"releasePerSecondMax": 2}, {"release_rate": 2, "release_rate_max": 2}),
     ],
 )
-def test_what_is_given_counts_and_what_is_inherited_makes_room(spec: CircuitSpec, expected: dict[str, object]) -> None:
+def test_a_given_setting_applies_and_an_inherited_limit_is_adjusted_to_it(
+    spec: CircuitSpec, expected: dict[str, object]
+) -> None:
     assert resolve(CircuitPolicy(), spec) == replace(CircuitPolicy(), **expected)  # type: ignore[arg-type]

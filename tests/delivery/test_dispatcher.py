@@ -172,7 +172,7 @@ async def test_a_delivery_of_a_replay_is_attempted_here_and_is_no_fresh_traffic(
     assert kept.replayed == gids([first])
 
 
-async def test_what_a_replay_did_not_deliver_at_once_continues_with_a_lower_priority(
+async def test_a_replay_whose_first_attempt_failed_continues_with_a_lower_priority(
     desk: Desk, temporal: FakeTemporal, dispatcher: Dispatcher
 ) -> None:
     desk.receiver.respond(500)
@@ -639,7 +639,7 @@ async def test_an_attempt_that_could_not_be_recorded_is_left_to_the_workflow_to_
 # The end of a process
 
 
-async def test_what_is_under_way_and_what_waits_is_finished_when_the_process_ends(
+async def test_running_and_waiting_attempts_are_finished_when_the_process_ends(
     desk: Desk, temporal: FakeTemporal, kept: Kept
 ) -> None:
     desk.receiver.respond(Response(200, delay=0.05))
@@ -651,7 +651,7 @@ async def test_what_is_under_way_and_what_waits_is_finished_when_the_process_end
     assert [(await row_of(desk, new)).status for new in deliveries] == [DeliveryStatus.DELIVERED] * 5
 
 
-async def test_what_still_waits_after_a_while_is_left_to_the_reconciler_when_the_process_ends(
+async def test_attempts_that_wait_after_the_drain_time_are_left_to_the_reconciler_when_the_process_ends(
     desk: Desk, temporal: FakeTemporal, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_S", 0.1)

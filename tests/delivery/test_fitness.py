@@ -84,7 +84,7 @@ def test_the_pace_of_the_lane_is_that_of_its_latest_turns(known: EndpointFitness
     assert known.turn_s("ep_1") == pytest.approx(0.01, rel=0.5)
 
 
-def test_what_is_known_stays_bounded_and_endpoints_not_seen_for_longest_are_forgotten(
+def test_the_number_of_known_endpoints_is_bounded_and_the_least_recently_seen_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fitness, "MAX_ENDPOINTS", 3)

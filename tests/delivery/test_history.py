@@ -204,7 +204,7 @@ async def test_settled_workflows_are_started_although_the_process_is_always_busy
     await history.close()
 
 
-async def test_what_a_replay_delivered_waits_until_no_fresh_messages_flow(
+async def test_the_history_of_replayed_deliveries_waits_until_no_fresh_messages_flow(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic_module, "FLOWS_S", 600.0)

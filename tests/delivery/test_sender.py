@@ -154,7 +154,7 @@ FAULTS: dict[str, Faulty] = {
 
 @pytest.mark.parametrize("path", ["before its workflow", "for its workflow"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_what_fails_before_the_first_byte_is_a_recorded_attempt_and_is_not_charged_to_the_endpoint(
+async def test_a_failure_before_the_first_byte_is_a_recorded_attempt_and_is_not_charged_to_the_endpoint(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, fault: Faulty, path: str
 ) -> None:
     faulty, endpoint = await fault(desk, monkeypatch)

@@ -175,7 +175,9 @@ async def test_one_endpoint_gets_its_share_of_the_starts_in_flight(
     await starter.close()
 
 
-async def test_what_finds_no_room_is_left_to_the_reconciler(store: Store, desk: Desk, temporal: FakeTemporal) -> None:
+async def test_starts_beyond_the_limits_are_left_to_the_reconciler(
+    store: Store, desk: Desk, temporal: FakeTemporal
+) -> None:
     starter = desk.starter(temporal, StarterLimits(concurrency=1, waiting=1))
     given = await inputs(store, 4)
     for input in given:

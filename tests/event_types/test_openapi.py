@@ -77,7 +77,7 @@ def test_the_first_of_several_examples_counts() -> None:
     assert only(document({"post": body({"examples": [3, 4]})}))["example"] == 3
 
 
-def test_what_was_written_is_read_as_it_was() -> None:
+def test_an_exported_event_type_is_imported_unchanged() -> None:
     schema = {
         "properties": {"next": {"$ref": "#"}, "line": {"$ref": "#/$defs/line~1item"}},
         "$defs": {"line/item": {"type": "integer"}},

@@ -80,7 +80,7 @@ def test_every_part_is_explained() -> None:
     assert [part.out_of for part in health.parts] == [40, 20, 9, 5, 25]
 
 
-def test_what_was_not_tried_does_not_count() -> None:
+def test_parts_of_the_score_without_attempts_do_not_count() -> None:
     success, _, latency, _, circuit = score_endpoint(NOTHING, NOTHING, CLOSED, Hold.DISABLED).parts
     assert (success.out_of, success.reason) == (0, "nothing was tried in the last hour")
     assert (latency.out_of, latency.reason) == (0, "no responses in the last hour")

@@ -288,6 +288,6 @@ def test_the_url_of_a_server(url: str, server: MailServer) -> None:
         "smtps://a?starttls", "smtp://user@a", "smtp://a#b", "smtp://a b", "smtp://[a",
     ],
 )  # fmt: skip
-def test_what_is_no_url_of_a_server(url: str) -> None:
+def test_an_invalid_url_of_a_mail_server_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^not smtp://"):
         MailServer.from_url(url)

@@ -92,7 +92,7 @@ async def test_reminders_are_sent_at_their_times_and_the_last_one_delivers(offic
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED, DeliveryStatus.DEAD_LETTERED])
-async def test_what_is_settled_needs_no_reminder(office: Office, clock: Clock, status: DeliveryStatus) -> None:
+async def test_a_settled_message_needs_no_reminder(office: Office, clock: Clock, status: DeliveryStatus) -> None:
     delivery, watched, _ = await reminded(office, everySeconds=60, max=3)
     clock.moment = delivery.accepted_at + 60 * SECOND
     await office.desk.handle(delivery)
@@ -191,7 +191,7 @@ async def test_an_escalation_publishes_once_to_its_tenant_unless_it_is_delivered
     assert twice.outcome is not None and len(await messages(office, "order.late")) == 1
 
 
-async def test_what_is_delivered_is_not_escalated(office: Office, clock: Clock) -> None:
+async def test_a_delivered_message_is_not_escalated(office: Office, clock: Clock) -> None:
     await office.store.channel()
     delivery, watched = await escalated(office)
     await settle(office, watched)

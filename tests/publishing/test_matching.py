@@ -262,7 +262,7 @@ def test_a_filter_may_be_as_deep_and_long_as_the_limits() -> None:
         ({f"path{n}": n for n in range(MAX_FILTER_CONDITIONS + 1)}, "too long"),
     ],
 )
-def test_what_is_no_filter_is_refused_with_its_reason(conditions: Any, because: str) -> None:
+def test_an_invalid_filter_is_refused_with_the_reason(conditions: Any, because: str) -> None:
     with pytest.raises(ValueError, match=because):
         check_filter(conditions)
 
@@ -356,7 +356,7 @@ def test_every_key_can_be_named(key: str) -> None:
     assert matches_filter({key: 1}, {path: 1})
 
 
-def test_what_was_accepted_before_it_was_refused_is_still_matched() -> None:
+def test_stored_filters_that_would_now_be_refused_are_still_matched() -> None:
     assert not matches_filter(ORDER, {"note": {"$gt": None}})
     assert matches_filter({r"a\b": 1}, {r"a\b": 1})
 

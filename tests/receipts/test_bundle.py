@@ -113,7 +113,7 @@ def test_we_build_the_proofs_of_growth_of_the_vectors() -> None:
 # What is said
 
 
-def test_what_is_proven_and_what_is_not_is_said_in_words() -> None:
+def test_the_result_describes_the_proven_and_the_unproven_claims() -> None:
     result = check(VALID["receipt 7"])
     said = [str(finding) for finding in result.proven]
     assert said[0] == ("receipt: is signed by the key 6Fhv0855GF18bp5fSQg7XuReqruvGq7DhlKWHqjNCR4, and unaltered since")
@@ -143,7 +143,7 @@ def test_with_everything_given_only_the_receivers_word_is_missing() -> None:
     ]
 
 
-def test_what_held_before_the_first_fault_is_kept() -> None:
+def test_findings_before_the_first_fault_are_kept() -> None:
     result = check(REFUSED["another's number"])
     assert [finding.place for finding in result.proven] == ["receipt", "checkpoint"]
     assert result.receipt is not None
@@ -177,7 +177,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(("name", "said"), SAID.items())
-def test_what_is_wrong_is_said_in_words(name: str, said: str) -> None:
+def test_each_fault_has_a_description(name: str, said: str) -> None:
     wrong = check(REFUSED[name]).wrong
     assert wrong is not None and wrong.text.startswith(said)
 
@@ -244,7 +244,7 @@ def test_a_receipt_moved_with_its_number_and_another_ones_proof_is_refused() -> 
         ({"type": "everhook.receipt-bundle", "version": True}, "bundle"),
     ],
 )
-def test_what_is_no_everhook_bundle_is_not_verified(bundle: Any, place: str) -> None:
+def test_a_document_that_is_not_an_everhook_bundle_is_not_verified(bundle: Any, place: str) -> None:
     with pytest.raises(UnknownBundle) as caught:
         verify(bundle)
     assert caught.value.place == place

@@ -87,7 +87,7 @@ def test_the_log_is_named_for_issuer_and_tenant() -> None:
         ("\u202ei", "t"),
     ],
 )
-def test_what_cannot_name_a_log_is_refused(issuer: str, tenant: str) -> None:
+def test_an_issuer_or_a_tenant_that_cannot_name_a_log_is_refused(issuer: str, tenant: str) -> None:
     with pytest.raises(ValueError):
         origin_of(issuer, tenant)
 

@@ -260,7 +260,7 @@ def test_no_character_of_a_receipt_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("change", [str.swapcase, lambda text: "", lambda text: text[:-1], lambda text: "é" + text])
-def test_what_is_no_receipt_is_refused_in_words(change: Callable[[str], str]) -> None:
+def test_text_that_is_not_a_receipt_is_an_invalid_document(change: Callable[[str], str]) -> None:
     with pytest.raises(InvalidDocument, match=r"^receipt"):
         verify_receipt(change(RECEIPTS[7]["jws"]), KNOWN)
 

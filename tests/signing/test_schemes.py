@@ -210,7 +210,9 @@ ALPHABET = "that is not in the alphabet of base64"
         ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSé", f"position 38 {ALPHABET}"),
     ],
 )
-def test_what_is_not_a_secret_is_refused_and_the_message_says_what_is_wrong(secret: str, message: str) -> None:
+def test_an_invalid_secret_is_refused_and_the_message_names_the_error_without_the_secret(
+    secret: str, message: str
+) -> None:
     with pytest.raises(ValueError) as refused:
         secret_key(secret)
     assert message in str(refused.value)
@@ -218,7 +220,7 @@ def test_what_is_not_a_secret_is_refused_and_the_message_says_what_is_wrong(secr
 
 
 @given(st.text("AbZ09+/=-_ \n", max_size=60))
-def test_what_is_base64_is_decided_as_by_pythons_strict_decoder(encoded: str) -> None:
+def test_the_base64_of_a_secret_is_decoded_as_by_pythons_strict_decoder(encoded: str) -> None:
     try:
         expected = base64.b64decode(encoded, validate=True)
     except binascii.Error:

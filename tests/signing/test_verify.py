@@ -14,7 +14,7 @@ def signed(*secrets: str, schemes: list[SignatureScheme] = SCHEMES, at: int = MO
     return dict(signature_headers("msg_1", at, BODY, [secret_key(secret) for secret in secrets], schemes))
 
 
-def test_what_we_sign_is_genuine_in_every_scheme() -> None:
+def test_our_signature_is_genuine_in_every_scheme() -> None:
     verification = verify(signed(SECRET), BODY, [SECRET], MOMENT)
     assert verification.is_genuine
     assert list(verification.schemes) == SCHEMES

@@ -9,7 +9,7 @@ from everhook.storage.keyring import KeyRing, TamperedCiphertext, UnknownMasterK
 PLACE = ("endpoint_secret", "secret", "sec_1")
 
 
-def test_what_was_sealed_opens_in_its_place() -> None:
+def test_an_encrypted_value_is_decrypted_in_its_place() -> None:
     ring = KeyRing([new_master_key()])
     assert ring.decrypt(ring.encrypt("whsec_x", *PLACE), *PLACE) == "whsec_x"
 
@@ -39,7 +39,7 @@ def test_an_altered_box_does_not_open(position: int) -> None:
 
 
 @pytest.mark.parametrize("ciphertext", ["", "v2.x.y", "plain text"])
-def test_what_is_no_box_is_refused(ciphertext: str) -> None:
+def test_invalid_ciphertext_is_refused(ciphertext: str) -> None:
     with pytest.raises(TamperedCiphertext):
         KeyRing([new_master_key()]).decrypt(ciphertext, *PLACE)
 

@@ -104,7 +104,7 @@ async def test_each_endpoint_of_a_message_gets_what_its_own_circuit_allows(
     assert {new.input.endpoint_gid for new in acceptance.new} == {ends[0].gid, ends[4].gid}
 
 
-async def test_what_a_new_delivery_knows_is_what_the_database_would_say_of_it(store: Store) -> None:
+async def test_the_snapshot_of_a_new_delivery_equals_the_one_that_the_database_returns(store: Store) -> None:
     end = await store.subscribed()
     await store.circuit(end, failures=2)
     published = publication({"käse": 1}, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
@@ -160,7 +160,7 @@ async def assert_a_lock_is_awaited(database: Database) -> None:
 
 
 @on_postgres
-async def test_what_is_accepted_while_a_circuit_closes_waits_for_it_and_is_not_parked(
+async def test_a_message_accepted_while_a_circuit_closes_waits_for_the_commit_and_is_not_parked(
     store: Store, database: Database, other_database: Database
 ) -> None:
     end, closed = await opened(store)

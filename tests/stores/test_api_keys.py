@@ -148,6 +148,8 @@ async def test_whether_any_key_could_call(database: Database) -> None:
         ("a" * 101, ["read"], False, "name"),
     ],
 )
-def test_what_a_key_may_be(name: str, scopes: list[str], has_tenant: bool, field: str | None) -> None:
+def test_the_name_the_scopes_and_the_tenant_of_a_key_are_validated(
+    name: str, scopes: list[str], has_tenant: bool, field: str | None
+) -> None:
     wrong = api_keys.why_refused(name, scopes, has_tenant=has_tenant)
     assert (wrong[0] if wrong else None) == field

@@ -102,7 +102,7 @@ async def chosen_now(log: Log) -> Range:
     return chosen
 
 
-async def test_what_keeps_receipts_in_the_database_is_named_unless_it_is_the_date(log: Log) -> None:
+async def test_a_receipt_held_back_by_its_attempt_is_named_and_one_held_back_by_its_age_is_not(log: Log) -> None:
     await log.grown(2, 4)
     third = (await log.receipts())[2]
     await log.change("DELETE FROM attempt WHERE gid <> :gid", gid=third.attempt_gid)
@@ -144,7 +144,7 @@ TAMPERED: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
-async def test_what_was_changed_in_a_file_is_found(
+async def test_a_modified_archive_file_fails_verification(
     log: Log, tmp_path: Path, tamper: Callable[[list[str]], list[str]]
 ) -> None:
     await log.grown(5)

@@ -156,7 +156,7 @@ async def test_every_caller_of_a_failed_commit_gets_its_error(database: Database
     assert await names_in(database) == set()
 
 
-async def test_what_was_submitted_is_committed_even_if_its_caller_leaves(
+async def test_a_submitted_item_is_committed_even_if_its_caller_is_cancelled(
     database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.gate.clear()

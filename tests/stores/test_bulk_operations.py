@@ -165,7 +165,9 @@ async def test_one_that_completed_before_it_was_stopped_has_completed(api: Api, 
     assert accepted(await api.post(f"/v1/batches/{gid}/cancel"))["state"] == "completed"
 
 
-async def test_what_temporal_refuses_is_not_listed_and_what_is_uncertain_is(api: Api, temporal: Temporal) -> None:
+async def test_a_bulk_operation_that_temporal_refuses_is_not_listed_and_one_with_an_unknown_outcome_is(
+    api: Api, temporal: Temporal
+) -> None:
     temporal.error = RPCStatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(BulkOperationRunning):
         await started(api, bulk())

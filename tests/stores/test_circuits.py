@@ -44,7 +44,7 @@ async def test_an_endpoint_begins_with_a_closed_circuit(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", [OPENED, HALF_OPEN, CLOSED, PAUSED, DISABLED])
-async def test_what_is_projected_is_what_is_loaded(store: Store, state: Circuit) -> None:
+async def test_a_projected_circuit_is_loaded_unchanged(store: Store, state: Circuit) -> None:
     end = await store.endpoint()
     await project(store, end.gid, state)
     assert await load(store.database, end.gid) == state

@@ -114,7 +114,7 @@ async def test_each_dead_lettered_round_creates_an_event(store: Store) -> None:
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED])
 @pytest.mark.parametrize("step", [dead_letter, open_round])
-async def test_what_is_over_is_neither_dead_lettered_nor_replayed(
+async def test_a_settled_delivery_is_neither_dead_lettered_nor_replayed(
     store: Store, status: DeliveryStatus, step: Step
 ) -> None:
     delivery = await store.delivery(status=status)
@@ -158,7 +158,7 @@ async def test_a_discard_run_twice_changes_nothing_more(store: Store) -> None:
     assert (await take(store, delivery, discard)).model_dump() == first.model_dump()
 
 
-async def test_what_was_delivered_cannot_be_discarded(store: Store) -> None:
+async def test_a_delivered_delivery_cannot_be_discarded(store: Store) -> None:
     row = await take(store, await store.delivery(status=DeliveryStatus.DELIVERED), discard)
     assert (row.status, row.decided_by) == (DeliveryStatus.DELIVERED, None)
 
@@ -251,7 +251,9 @@ async def test_endpoints_take_turns_within_a_window_and_the_next_window_follows(
     assert ([one.gid for one in second.overdue], second.end) == ([quiet_rows[1].gid], None)
 
 
-async def test_what_was_dealt_with_is_checked_again_later_unless_it_is_over(store: Store, database: Database) -> None:
+async def test_a_deferred_delivery_is_checked_again_later_unless_it_is_settled(
+    store: Store, database: Database
+) -> None:
     overdue = await store.delivery()
     over = await store.delivery(due_at=None, status=DeliveryStatus.DELIVERED)
     before = now()
@@ -263,7 +265,9 @@ async def test_what_was_dealt_with_is_checked_again_later_unless_it_is_over(stor
     assert (await store.read(over)).due_at is None
 
 
-async def test_what_took_its_next_step_while_it_was_looked_for_keeps_its_date(store: Store, database: Database) -> None:
+async def test_a_deferral_keeps_the_due_date_of_a_delivery_that_was_dead_lettered_meanwhile(
+    store: Store, database: Database
+) -> None:
     """A dead letter that were due at once would be discarded as one at the end of its retention."""
     delivery = await store.delivery(due_at=moment(), dispatched_at=moment())
     until = now() + 30 * 24 * HOUR
@@ -349,7 +353,7 @@ async def test_parked_deliveries_without_a_workflow_are_accepted_again(store: St
     ],
     ids=["parked again", "started", "accepted again", "dead-lettered", "delivered"],
 )
-async def test_what_moved_on_since_it_was_seen_parked_is_not_accepted_again(
+async def test_a_parked_delivery_that_changed_meanwhile_is_not_accepted_again(
     store: Store, database: Database, changes: dict[str, Any]
 ) -> None:
     fields: dict[str, Any] = {"status": DeliveryStatus.PARKED, "parked_at": moment()}
@@ -379,7 +383,7 @@ async def test_the_released_are_due_at_once(store: Store, database: Database) ->
     ],
     ids=["parked again", "delivered meanwhile", "dead-lettered meanwhile"],
 )
-async def test_what_moved_on_since_it_was_woken_is_left_alone(
+async def test_a_parked_delivery_that_changed_meanwhile_is_not_marked_as_released(
     store: Store, database: Database, status: DeliveryStatus, parked_at: Any
 ) -> None:
     delivery = await store.delivery(status=status, parked_at=parked_at)

@@ -82,7 +82,7 @@ async def test_with_nothing_outdated_nothing_is_written(store: Store) -> None:
     await assert_all_open(store, NEW_RING, end)
 
 
-async def test_what_cannot_be_opened_is_left_and_counted_and_does_not_stop_the_rest(store: Store) -> None:
+async def test_undecryptable_values_are_left_and_counted_and_the_others_are_encrypted_again(store: Store) -> None:
     lost = [await sealed_endpoint(store, KEYRING) for _ in range(2)]
     end = await sealed_endpoint(store, OLD_RING)
     assert sorted(await run(store, BOTH, at_once=2)) == sorted([(0, 2), (0, 2), (2, 0), (0, 2), (1, 0)])

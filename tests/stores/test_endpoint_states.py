@@ -32,7 +32,9 @@ async def test_a_state_is_kept_for_a_moment_and_read_now_for_those_who_ask(
     assert await states.get(end.gid) is fresh
 
 
-async def test_what_is_older_is_read_again(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outdated_state_is_read_again(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(endpoint_states, "FRESH_S", 0.0)
     states = EndpointStates(database)
     end = await store.endpoint()

@@ -73,7 +73,7 @@ async def test_plain_values_are_used_until_they_are_encrypted_and_after(store: S
     assert await count_outdated(store.database, KEYRING) == 0
 
 
-async def test_what_senders_have_cached_stays_valid(store: Store) -> None:
+async def test_the_encryption_of_headers_does_not_change_the_version_of_an_endpoint(store: Store) -> None:
     endpoint = await plain(store)
     await run(store)
     async with store.database.reading() as session:

@@ -100,7 +100,7 @@ async def test_a_chart_has_every_step_of_its_window(
     assert found.total == AttemptStats(3, 2, duration_ms=30, under_100=3)
 
 
-async def test_what_happened_in_one_step_is_added_up(store: Store) -> None:
+async def test_the_attempts_of_one_step_of_a_chart_are_summed(store: Store) -> None:
     end = await store.endpoint()
     for minutes in range(3):
         await minute(store, end, moment(minutes * 60), delivered=1, duration_ms=7)
@@ -245,9 +245,7 @@ async def test_an_empty_overview_is_healthy(store: Store) -> None:
     ("status = 'parked'", "ix_delivery_astray"),
     ("status = 'dead_lettered'", "ix_delivery_astray"),
 ])  # fmt: skip
-async def test_what_waits_is_counted_by_an_index_that_holds_nothing_else(
-    store: Store, question: str, index: str
-) -> None:
+async def test_each_count_of_the_backlog_uses_a_partial_index(store: Store, question: str, index: str) -> None:
     """As SQLite plans it, without statistics; PostgreSQL knows that most rows are not of that kind."""
     if not store.database.is_sqlite:
         pytest.skip("its planner uses statistics, which a test's few rows do not have")

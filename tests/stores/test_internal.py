@@ -75,7 +75,7 @@ async def test_the_url_of_a_handler_is_replaced_and_signs_nothing(store: Store) 
     assert await store.count(EndpointSecret) == 0
 
 
-async def test_what_is_watched_is_looked_up_as_a_tenant(store: Store) -> None:
+async def test_a_watched_message_is_visible_to_its_own_tenant_only(store: Store) -> None:
     tenant, other = await store.tenant("acme"), await store.tenant("globex")
     delivery = await store.delivery(await store.endpoint(tenant), status=DeliveryStatus.RETRYING)
     for asking, settled in ((tenant, False), (other, None)):

@@ -128,7 +128,7 @@ async def test_a_round_without_retries_has_one_attempt(store: Store) -> None:
     assert await policies(store, delivery, 1) == {1: one_attempt(DeliveryPolicy())}
 
 
-async def test_what_changes_no_policy_keeps_none(store: Store) -> None:
+async def test_changes_that_leave_the_policy_as_it_was_store_no_past_policy(store: Store) -> None:
     end = await store.subscribed(policy=BRISK)
     before = await store.count(PastPolicy)
     async with store.database.writing() as session:

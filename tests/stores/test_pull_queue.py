@@ -168,7 +168,9 @@ async def test_a_lease_that_ends_while_its_line_is_taken_fences_too(
     assert await store.count(Receipt) == receipts
 
 
-async def test_what_a_stream_never_delivered_is_released_and_does_not_count(store: Store, database: Database) -> None:
+async def test_items_that_a_stream_never_delivered_are_released_and_do_not_count(
+    store: Store, database: Database
+) -> None:
     endpoint = await pulled(store)
     await publish(store, 3)
     queue = await queue_of(database)

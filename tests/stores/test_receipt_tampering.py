@@ -126,7 +126,7 @@ TAMPERINGS: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
-async def test_what_was_tampered_with_is_caught_and_its_place_is_named(log: Log, name: str) -> None:
+async def test_tampering_is_detected_and_its_place_is_named(log: Log, name: str) -> None:
     statements, by_check, by_audit = TAMPERINGS[name]
     await log.change(*statements)
     assert (await found_by_audit(log)).startswith(by_audit)

@@ -154,7 +154,7 @@ async def test_a_late_attempt_is_stored_and_does_not_undo_newer_state(
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED, DeliveryStatus.DEAD_LETTERED])
 @pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.RETRY])
-async def test_what_is_over_stays_as_it_is(
+async def test_recording_does_not_change_an_ended_delivery(
     store: Store, recorder: Recorder, status: DeliveryStatus, verdict: Verdict
 ) -> None:
     delivery = await store.delivery(status=status, attempts=1)
@@ -317,9 +317,7 @@ async def test_a_parked_delivery_is_not_charged_an_attempt(store: Store, recorde
     assert row.dispatched_at is not None
 
 
-async def test_what_is_parked_before_it_has_a_workflow_is_not_taken_for_started(
-    store: Store, recorder: Recorder
-) -> None:
+async def test_a_delivery_parked_without_a_workflow_does_not_count_as_started(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery()
     await recorder.parked(delivery.gid, moment(600), has_workflow=False)
     row = await store.read(delivery)

@@ -33,7 +33,7 @@ async def settle(api: Api, status: str, gid: str) -> None:
     )
 
 
-async def test_what_has_ended_is_sent_again_and_what_is_open_is_left_alone(api: Api) -> None:
+async def test_ended_deliveries_are_sent_again_and_open_ones_are_not(api: Api) -> None:
     await api.channel()
     done, gone, open_ = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(3)]
     message = await api.publish({"n": 1})
@@ -153,7 +153,7 @@ async def test_pulled_deliveries_are_queued_again_and_inboxes_ask_again(api: Api
     assert kinds.count("task.decided") == kinds.count("task.opened") == 2
 
 
-async def test_what_cannot_be_sent_again_is_refused_or_left_out(api: Api) -> None:
+async def test_a_deleted_endpoint_or_an_erased_payload_is_not_redelivered(api: Api) -> None:
     await api.channel()
     kept, deleted = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(2)]
     message = await api.publish({"n": 1})

@@ -150,7 +150,7 @@ async def test_types_time_endpoint_and_tenant_narrow_it(api: Api) -> None:
     )
 
 
-async def test_what_was_erased_or_did_not_pass_its_gate_is_counted_and_skipped(api: Api) -> None:
+async def test_erased_messages_and_messages_declined_by_their_gate_are_counted_and_skipped(api: Api) -> None:
     await subscribed(api)
     erased, kept, declined = await published(api, "delivered", "delivered", "discarded")
     rows = {row.gid: row.message_gid for row in await api.rows("SELECT gid, message_gid FROM delivery")}
@@ -248,7 +248,7 @@ async def test_a_tenant_is_not_sent_what_it_cannot_see(api: Api) -> None:
     assert [each["batchGid"] for each in await tenant.walk("/v1/batches")] == [batch["batchGid"]]
 
 
-async def test_what_cannot_be_replayed_is_refused_and_says_why(api: Api) -> None:
+async def test_an_invalid_replay_is_refused_and_the_response_names_the_field(api: Api) -> None:
     endpoint = await subscribed(api)
     other = (await api.endpoint())["endpointGid"]
 

@@ -61,7 +61,9 @@ async def test_a_message_is_deleted_with_its_deliveries_and_attempts_once_they_e
 
 
 @pytest.mark.parametrize(("days", "ended"), [(89, 89), (200, 89), (200, 0)])
-async def test_what_ended_recently_stays_with_a_message_of_any_age(store: Store, days: float, ended: float) -> None:
+async def test_a_delivery_that_ended_recently_is_kept_with_its_message_of_any_age(
+    store: Store, days: float, ended: float
+) -> None:
     await history(store, days, ended=ended)
     assert (await passed(store)).messages == 0
     assert [await store.count(table) for table in (Message, Delivery, Attempt)] == [1, 1, 1]
@@ -199,7 +201,7 @@ async def test_expired_secrets_and_keys_that_ended_long_ago_are_deleted(store: S
     assert names == {"lasting", "just revoked", "just expired"}
 
 
-async def test_what_is_kept_for_ever_is_kept(store: Store) -> None:
+async def test_unlimited_retention_deletes_nothing(store: Store) -> None:
     delivery = await history(store, 4_000, ended=4_000)
     await keep(
         store.database,

@@ -135,7 +135,7 @@ async def test_ten_secrets_may_be_live_and_no_more(store: Store) -> None:
     assert len(await rows(store, end)) == 1
 
 
-async def test_what_has_ended_neither_counts_nor_stays(store: Store) -> None:
+async def test_expired_secrets_are_deleted_and_do_not_count_for_the_limit(store: Store) -> None:
     end = await store.endpoint()
     async with store.database.writing() as session:
         for _ in range(MAX_LIVE):

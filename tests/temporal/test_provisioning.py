@@ -42,7 +42,7 @@ async def test_a_namespace_that_is_not_known_everywhere_yet_is_waited_for() -> N
     await once_known(Step(RPCStatusCode.NOT_FOUND, RPCStatusCode.NOT_FOUND))
 
 
-async def test_what_is_refused_for_another_reason_is_not() -> None:
+async def test_another_error_than_an_unknown_namespace_is_raised_at_once() -> None:
     with pytest.raises(RPCError):
         await once_known(Step(RPCStatusCode.UNAVAILABLE))
 
@@ -53,7 +53,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
         yield await connect(target_host=server.address, namespace=NAMESPACE)
 
 
-async def test_what_operators_changed_stays_when_a_worker_starts(client: Client) -> None:
+async def test_changes_by_operators_are_kept_when_a_worker_starts(client: Client) -> None:
     """A paused schedule, its note, and another limit on the queue outlive deploys; a changed setting takes effect."""
     await setup(client, Settings(dev=True))
     retention = client.get_schedule_handle("retention")
