@@ -104,7 +104,7 @@ def test_text_that_resembles_an_id_is_refused(text: str) -> None:
     assert not is_gid(text, Kind.MESSAGE)
 
 
-def test_the_greatest_id_there_is_is_one() -> None:
+def test_the_greatest_possible_id_is_valid() -> None:
     assert is_gid("msg_7" + "z" * 25, Kind.MESSAGE)
 
 

@@ -112,7 +112,7 @@ async def test_a_delivery_whose_workflow_was_lost_gets_another(
     assert row.dispatched_at == moment() and row.due_at is not None and row.due_at > now()
 
 
-async def test_a_pass_that_finds_nothing_does_nothing(
+async def test_a_pass_without_overdue_deliveries_starts_nothing_and_logs_nothing(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
     await store.delivery(status=DeliveryStatus.DELIVERED, due_at=None, dispatched_at=moment())

@@ -117,7 +117,7 @@ async def test_a_parked_delivery_whose_workflow_is_gone_gets_one_that_knows_of_i
     assert signals == ["release"]
 
 
-async def test_one_that_parks_again_while_it_is_being_woken_stays_parked(
+async def test_a_delivery_that_is_parked_again_during_its_release_stays_parked(
     releasing: ReleasingActivities, store: Store, dispatched: Collected
 ) -> None:
     later = now() + timedelta(minutes=1)
@@ -184,7 +184,7 @@ async def test_a_delivery_that_is_accepted_again_starts_like_one_that_was_never_
     ],
     ids=["the probe of a half-open circuit", "one that was paused again", "given up", "given up while closed"],
 )
-async def test_otherwise_a_workflow_is_started_that_knows_of_the_release(
+async def test_a_delivery_that_is_not_attempted_here_gets_a_workflow_that_knows_of_its_release(
     releasing: ReleasingActivities,
     store: Store,
     temporal: FakeTemporal,

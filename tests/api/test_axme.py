@@ -518,7 +518,7 @@ async def test_the_remaining_rates_are_in_the_headers(migrated_file: Path, tmp_p
         assert (refused.status_code, refused.headers["ratelimit"][:12]) == (429, '"tenant";r=0')
 
 
-async def test_it_is_off_by_default(settings: Settings) -> None:
+async def test_axme_is_off_by_default(settings: Settings) -> None:
     assert Settings(dev=True).axme is False
     async with running_api(settings) as api:
         for method, path in (

@@ -24,7 +24,7 @@ def message(n: int) -> dict[str, object]:
     return {"type": "a", "payload": n}
 
 
-async def test_beyond_the_rate_it_is_429_and_nothing_is_accepted(limited: Api) -> None:
+async def test_a_publish_beyond_the_rate_is_a_429_and_is_not_accepted(limited: Api) -> None:
     for n in range(5):
         accepted(await limited.try_publish(message(n)))
 

@@ -51,7 +51,7 @@ def relapse(circuit: Circuit) -> Circuit:
         ([100], CircuitState.OPEN),
     ],
 )
-def test_as_many_failures_in_a_row_as_the_threshold_open_it(reports: list[int], state: CircuitState) -> None:
+def test_a_circuit_opens_once_failures_in_a_row_reach_the_threshold(reports: list[int], state: CircuitState) -> None:
     circuit = CLOSED
     for count in reports:
         circuit = fail(circuit, count)
@@ -154,7 +154,7 @@ def test_a_probe_that_never_reports_makes_room_for_another() -> None:
     assert tick(HALF_OPEN, NOW) is HALF_OPEN
 
 
-def test_with_nothing_parked_it_waits_for_traffic_as_long_as_the_longest_cooldown() -> None:
+def test_a_half_open_circuit_without_parked_deliveries_waits_as_long_as_the_longest_cooldown() -> None:
     assert machine.await_traffic(HALF_OPEN, NOW, POLICY).until == NOW + POLICY.cooldown_max
 
 
@@ -214,7 +214,9 @@ def test_a_closed_circuit_waits_for_nothing_that_could_be_shortened() -> None:
     ],
 )
 @pytest.mark.parametrize("circuit", [OPEN, HALF_OPEN], ids=["open", "half_open"])
-def test_five_days_without_one_success_disable_it(circuit: Circuit, failing_for: timedelta, disabled: bool) -> None:
+def test_five_days_without_a_success_disable_the_endpoint(
+    circuit: Circuit, failing_for: timedelta, disabled: bool
+) -> None:
     after = fail(circuit, now=NOW + failing_for)
     assert (after.hold is Hold.DISABLED) is disabled
     assert after.hold_reason == ("no success since 2026-01-31 12:00 UTC" if disabled else "")
@@ -225,7 +227,7 @@ def test_a_slow_trickle_of_failures_disables_even_below_the_threshold() -> None:
     assert fail(fail(CLOSED), now=NOW + timedelta(days=5)).hold is Hold.DISABLED
 
 
-def test_one_success_in_five_days_keeps_it_from_being_disabled() -> None:
+def test_a_success_within_five_days_prevents_disabling() -> None:
     circuit = machine.succeed(fail(CLOSED, 5))
     assert fail(circuit, now=NOW + timedelta(days=6)).hold is None
 
@@ -262,7 +264,7 @@ COMMANDS: dict[str, Callable[[Circuit], Circuit]] = {
     ],
 )
 @pytest.mark.parametrize("circuit", STATES.values(), ids=STATES)
-def test_only_the_commands_of_a_hold_set_and_lift_it(
+def test_each_command_sets_or_lifts_only_its_own_hold(
     circuit: Circuit, hold: Hold | None, command: str, then: Hold | None
 ) -> None:
     before = replace(circuit, hold=hold)
@@ -275,7 +277,7 @@ def test_only_the_commands_of_a_hold_set_and_lift_it(
         assert replace(after, hold=hold, hold_reason="", version=before.version) == before
 
 
-def test_disabling_says_why_and_enabling_forgets_it_with_all_that_failed() -> None:
+def test_disabling_stores_the_reason_and_enabling_resets_the_reason_and_the_failures() -> None:
     disabled = machine.disable(OPEN, "the endpoint responded 410 Gone")
     assert disabled.hold_reason == "the endpoint responded 410 Gone"
     assert machine.disable(CLOSED).hold_reason == BY_OPERATOR

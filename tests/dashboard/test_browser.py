@@ -185,7 +185,7 @@ async def test_every_page_has_a_title_and_one_heading(findings: dict[str, list[s
     assert findings["titles"] == []
 
 
-async def test_the_keyboard_reaches_what_a_page_does(stage: Stage, page: Page) -> None:
+async def test_the_actions_of_a_page_are_reachable_by_keyboard(stage: Stage, page: Page) -> None:
     await page.goto(f"/endpoints/{stage.scenery.of('acme').gid}")
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()

@@ -57,7 +57,7 @@ def named(key: str, count: int) -> list[str]:
     return [f"{key}{number}" for number in range(count)]
 
 
-async def test_no_more_jobs_run_than_may_in_all_and_for_each_key() -> None:
+async def test_running_jobs_are_limited_in_total_and_for_each_key() -> None:
     shop = Workshop(at_most=3, per_key=2)
     await shop.offer("a0", "a1", "a2", "b0", "b1")
     assert list(shop.running) == ["a0", "a1", "b0"]
@@ -84,7 +84,7 @@ async def test_a_job_that_finds_no_room_to_wait_is_refused() -> None:
     assert sorted(shop.ended) == ["a0", "a1", "a2", "b0", "b1"]
 
 
-async def test_where_nothing_may_wait_jobs_run_as_long_as_there_is_room() -> None:
+async def test_without_a_queue_jobs_run_as_long_as_slots_are_free() -> None:
     shop = Workshop(at_most=1, per_key=1, waiting=0, waiting_per_key=0)
     assert await shop.offer("a0", "a1") == [True, False]
     await shop.end_all()

@@ -74,7 +74,7 @@ def test_errors_that_the_endpoint_did_not_cause_leave_it_fit(known: EndpointFitn
     assert known.is_fit("ep_1")
 
 
-def test_the_pace_of_the_lane_is_that_of_its_latest_turns(known: EndpointFitness) -> None:
+def test_the_time_of_a_turn_follows_the_latest_turns(known: EndpointFitness) -> None:
     for _ in range(20):
         known.note_turn("ep_1", 2.0)
     assert known.turn_s("ep_1") == pytest.approx(2.0)

@@ -105,7 +105,7 @@ async def test_delivered_deliveries_get_their_workflow_and_are_then_forgotten(
     await history.close()
 
 
-async def test_no_more_starts_are_in_flight_than_may_be(
+async def test_the_number_of_starts_in_flight_is_limited(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
     inputs = await settled(database, 10)
@@ -116,7 +116,7 @@ async def test_no_more_starts_are_in_flight_than_may_be(
     await history.close()
 
 
-async def test_no_more_are_started_in_a_second_than_may_be(
+async def test_the_number_of_starts_per_second_is_limited(
     database: Database, temporal: FakeTemporal, make: Callable[..., History]
 ) -> None:
     inputs = await settled(database, 11)
@@ -167,7 +167,7 @@ async def test_many_starts_are_spread_over_a_second_and_not_longer(
 # Giving way
 
 
-async def test_history_waits_for_the_process_to_have_nothing_else_to_do(
+async def test_history_waits_until_the_process_is_not_busy(
     database: Database, temporal: FakeTemporal, make: Callable[..., History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic_module, "GIVE_WAY_S", 600.0)

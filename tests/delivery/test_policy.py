@@ -116,7 +116,7 @@ def test_jitter_never_shortens_a_delay_and_never_adds_more_than_its_fraction(
 
 
 @pytest.mark.parametrize("number", [6, 7, 100])
-def test_nothing_follows_the_last_attempt(number: int) -> None:
+def test_no_delay_follows_the_last_attempt(number: int) -> None:
     assert DeliveryPolicy().next_delay(number, draw=0) is None
     assert DeliveryPolicy().plan(number, timedelta(), draw=0) is None
 

@@ -353,7 +353,7 @@ class Forgetful(Recorder):
         return recorded
 
 
-async def test_an_attempt_that_was_recorded_without_our_hearing_of_it_counts_in_full(desk: Desk) -> None:
+async def test_an_attempt_whose_recording_was_not_confirmed_counts_in_full(desk: Desk) -> None:
     desk.receiver.respond(500)
     forgetful = desk.with_(recorder=Forgetful)
     delivery = await desk.delivery()

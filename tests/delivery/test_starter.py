@@ -316,7 +316,7 @@ async def test_a_write_under_way_is_finished_when_the_process_ends(
 # What the Temporal UI shows
 
 
-async def test_a_settled_workflow_says_so_and_has_the_lowest_priority(
+async def test_a_settled_workflow_shows_its_result_and_has_the_lowest_priority(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     (input,) = await inputs(store, 1)
@@ -331,7 +331,7 @@ async def test_a_settled_workflow_says_so_and_has_the_lowest_priority(
     assert all(part in details for part in ("att_1", "**delivered**", "HTTP 202", "17 ms"))
 
 
-async def test_one_that_has_work_to_do_has_the_usual_priority(
+async def test_an_open_workflow_has_the_default_priority(
     store: Store, starter: Starter, temporal: FakeTemporal
 ) -> None:
     (input,) = await inputs(store, 1)

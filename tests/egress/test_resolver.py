@@ -189,7 +189,7 @@ def _assert_idle(resolver: CachingResolver) -> None:
     assert not resolver._asked
 
 
-async def test_nothing_is_left_over_and_nothing_is_reported_to_the_event_loop(servers: NameServers) -> None:
+async def test_the_resolver_leaves_no_waiters_and_reports_nothing_to_the_event_loop(servers: NameServers) -> None:
     """Neither by cancelled callers, nor by lookups that end after that, nor by a resolver that was closed meanwhile."""
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))

@@ -28,7 +28,7 @@ def test_a_threshold_reports_a_crossing_in_either_direction(
 
 
 @given(st.lists(st.floats(0, 200)))
-def test_it_raises_and_clears_alternately_and_never_on_the_edge(values: list[float]) -> None:
+def test_an_alert_is_raised_and_cleared_alternately(values: list[float]) -> None:
     raised, transitions = False, []
     for value in values:
         transition = MANY.transition(raised, value)

@@ -134,7 +134,7 @@ async def test_one_of_several_missed_reminders_is_sent(office: Office, clock: Cl
     assert [message.idempotency_key for message in await messages(office, "reminder")] == [f"{delivery.gid}/reminder/3"]
 
 
-async def test_things_of_other_tenants_are_unknown(office: Office) -> None:
+async def test_reminders_and_escalations_cannot_name_resources_of_other_tenants(office: Office) -> None:
     other = await office.store.tenant("other")
     foreign, notify = await open_message(office, other), await office.store.endpoint(other)
     mine, endpoint = await open_message(office), await office.store.endpoint()

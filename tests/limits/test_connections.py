@@ -93,7 +93,7 @@ async def test_trailers_are_not_taken_for_headers(server: Server) -> None:
 # Bodies
 
 
-async def test_a_body_is_taken_no_faster_than_the_application_takes_it(server: Server) -> None:
+async def test_a_body_is_read_no_faster_than_the_application_reads_it(server: Server) -> None:
     client = await server.connect()
     await client.send(b"POST /slow HTTP/1.1\r\nhost: test\r\ncontent-length: 100000000\r\n\r\n")
 
@@ -180,7 +180,7 @@ async def test_a_running_request_has_no_deadline_except_that_of_the_application(
         assert (await slow.response()).status_code == 200
 
 
-async def test_a_client_that_takes_nothing_of_its_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_its_response_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "STALLED_S", 0.5)
     async with serving_app() as server:
         client = await server.connect()

@@ -15,7 +15,7 @@ PARENT = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 HEAVY = ("opentelemetry.sdk", "opentelemetry.exporter", "temporalio.contrib.opentelemetry")
 
 
-async def test_while_it_is_off_nothing_heavy_is_imported() -> None:
+async def test_without_tracing_no_heavy_package_is_imported() -> None:
     """FastAPI looks at OpenTelemetry's API by itself, where that is installed."""
     code = (
         "import sys, worker, api.main; from everhook.settings import Settings; api.main.create_app(Settings(dev=True));"
@@ -25,7 +25,7 @@ async def test_while_it_is_off_nothing_heavy_is_imported() -> None:
     assert await process.wait() == 0
 
 
-async def test_while_it_is_off_spans_are_nothing() -> None:
+async def test_without_tracing_spans_do_nothing() -> None:
     async with tracing.tracing(Settings(dev=True), "everhook-api"):
         assert list(tracing.interceptors()) == []
         with tracing.span("publish", PARENT) as span:
@@ -33,7 +33,7 @@ async def test_while_it_is_off_spans_are_nothing() -> None:
             assert span.traceparent is None
 
 
-async def test_without_its_packages_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracing_without_its_packages_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigurationError, match="the extra `otel`"):
         async with tracing.tracing(Settings(dev=True, otel=True), "everhook-api"):

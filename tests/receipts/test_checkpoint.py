@@ -99,7 +99,7 @@ def test_a_checkpoint_that_we_sign_says_when() -> None:
         sign_checkpoint(HEAD, [OLD])
 
 
-def test_a_witness_changes_nothing_even_one_whose_line_is_nonsense_to_us() -> None:
+def test_the_signature_of_a_witness_does_not_affect_the_checkpoint() -> None:
     witness = CASES["with a witness's signature behind ours"]["note"].removeprefix(NOTE)
     for note in (NOTE + witness, TEXT + "\n\n" + witness + SIGNATURE):
         assert verify_checkpoint(note, KNOWN).checkpoint == HEAD
@@ -180,7 +180,7 @@ def test_no_character_of_a_checkpoint_can_be_changed() -> None:
 
 
 @given(st.text())
-def test_any_text_at_all_is_refused_in_words(text: str) -> None:
+def test_arbitrary_text_is_an_invalid_document(text: str) -> None:
     with pytest.raises(InvalidDocument):
         parse_note(text)
 

@@ -224,7 +224,7 @@ def test_keys_of_other_kinds_are_passed_over() -> None:
 # The hash of the signature headers
 
 
-def test_it_covers_all_headers_that_we_sign_with_and_no_others() -> None:
+def test_the_signatures_digest_covers_exactly_the_signature_headers() -> None:
     sent = signature_headers("msg_1", 1, b"{}", [bytes(32)], DEFAULT_SCHEMES)
     digest = signatures_digest(sent)
     assert signatures_digest([*sent, ("content-type", "application/json")]) == digest
@@ -266,7 +266,7 @@ def test_text_that_is_not_a_receipt_is_an_invalid_document(change: Callable[[str
 
 
 @given(st.text())
-def test_any_text_at_all_is_refused_in_words(text: str) -> None:
+def test_arbitrary_text_is_an_invalid_document(text: str) -> None:
     with pytest.raises(InvalidDocument):
         verify_receipt(text, KNOWN)
 

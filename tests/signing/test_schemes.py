@@ -123,7 +123,7 @@ def test_during_a_rotation_either_secret_verifies() -> None:
 
 @pytest.mark.parametrize("keys", [[KEY_A], [KEY_A, KEY_B], [KEY_C, KEY_A, KEY_B]], ids=len)
 @pytest.mark.parametrize("body", BODIES)
-def test_every_scheme_is_what_the_design_says_for_every_secret_newest_first(keys: list[bytes], body: bytes) -> None:
+def test_each_scheme_signs_with_every_secret_newest_first(keys: list[bytes], body: bytes) -> None:
     stamped = str(TIMESTAMP).encode() + b"." + body
     named = MESSAGE.encode() + b"." + stamped
     assert signature_headers(MESSAGE, TIMESTAMP, body, keys) == [

@@ -65,7 +65,7 @@ async def test_a_message_is_kept_as_the_very_bytes_that_came(store: Store) -> No
     assert (message.payload, message.published_at) == (published.payload, published.published_at)
 
 
-async def test_the_orders_are_those_to_start_with_what_their_endpoints_ask_for(store: Store) -> None:
+async def test_new_deliveries_have_the_policies_and_the_limits_of_their_endpoints(store: Store) -> None:
     tenant = await store.tenant("acme")
     await store.channel(policy={"preset": "brisk", "timeoutSeconds": 3})
     limited = await store.endpoint(tenant, rate_limit=2.0, policy={"timeoutSeconds": 7})
@@ -358,7 +358,7 @@ async def test_one_message_that_the_database_refuses_does_not_take_others_with_i
     assert (await store.count(Message), await store.count(Delivery)) == (40, 40)
 
 
-async def test_publishing_says_so_while_the_database_is_away(lost_database: Database) -> None:
+async def test_publishing_raises_unavailable_while_the_database_is_away(lost_database: Database) -> None:
     acceptor = Store(lost_database).acceptor()
     results = await asyncio.gather(*(acceptor.accept(publication()) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(result, Exception) and is_unavailable(result) for result in results), results[0]

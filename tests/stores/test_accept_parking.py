@@ -126,7 +126,7 @@ async def test_the_snapshot_of_a_new_delivery_equals_the_one_that_the_database_r
         ({"state": CircuitState.HALF_OPEN, "hold": Hold.PAUSED}, False, False),
     ],
 )
-async def test_a_state_says_whether_deliveries_flow_and_whether_a_probe_may_go(
+async def test_the_state_of_an_endpoint_decides_whether_it_sends_and_whether_it_may_probe(
     store: Store, fields: dict[str, Any], sends: bool, may_probe: bool
 ) -> None:
     end = await store.endpoint()

@@ -38,7 +38,9 @@ async def test_a_key_opens_with_its_name_and_scopes(database: Database) -> None:
     assert holder.scopes == {Scope.PUBLISH, Scope.READ}
 
 
-async def test_a_tenants_key_says_whose_it_is(database: Database, store: Store) -> None:
+async def test_the_holder_of_a_tenants_key_has_its_tenant_and_the_tenant_scope(
+    database: Database, store: Store
+) -> None:
     tenant = await store.tenant("acme")
     row, key = await made(database, Scope.PUBLISH, tenant_gid=tenant)
 

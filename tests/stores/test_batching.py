@@ -114,7 +114,7 @@ async def test_a_group_of_nothing_but_poison_fails_and_the_next_one_succeeds(
     assert await names_in(database) == {"good"}
 
 
-async def test_an_error_that_is_not_the_databases_is_everyones_and_nothing_is_committed(
+async def test_an_error_outside_the_database_fails_the_whole_group_and_nothing_is_committed(
     database: Database, group: BatchExecutor[str, str], inserts: Inserts
 ) -> None:
     inserts.failures = [LookupError("a bug")]
@@ -183,7 +183,7 @@ async def test_an_error_whose_caller_left_has_no_effect_on_others(
     assert await group.submit("after") == "AFTER"
 
 
-def test_a_broken_connection_means_away_and_a_wrong_statement_does_not() -> None:
+def test_a_connection_error_means_unavailable_and_a_statement_error_does_not() -> None:
     wrong = IntegrityError("INSERT", {}, Exception("duplicate"))
     broken = DBAPIError("INSERT", {}, Exception("closed"), connection_invalidated=True)
     assert not is_unavailable(wrong)

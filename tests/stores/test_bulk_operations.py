@@ -121,7 +121,7 @@ async def test_a_bulk_operation_is_listed_with_replays_and_followed_to_its_end(a
 
 
 @pytest.mark.parametrize(("age", "state", "error"), [(0, "running", None), (2, "failed", service.UNKNOWN)])
-async def test_one_that_temporal_does_not_know_says_so_unless_it_is_about_to_start(
+async def test_a_bulk_operation_unknown_to_temporal_has_failed_unless_it_was_just_created(
     api: Api, temporal: Temporal, age: int, state: str, error: str | None
 ) -> None:
     gid = await started(api, bulk(created_at=now() - timedelta(minutes=age)))
@@ -130,13 +130,13 @@ async def test_one_that_temporal_does_not_know_says_so_unless_it_is_about_to_sta
     assert (found["state"], found["error"]) == (state, error)
 
 
-async def test_one_that_temporal_ended_has_failed(api: Api, temporal: Temporal) -> None:
+async def test_a_bulk_operation_that_temporal_ended_has_failed(api: Api, temporal: Temporal) -> None:
     gid = await started(api, bulk())
     temporal.jobs[gid] = (ENDED, 0, 0, 0)
     assert [(each["state"], each["error"]) for each in await api.walk("/v1/batches")] == [("failed", service.FAILED)]
 
 
-async def test_a_cancelled_one_is_stopped_with_the_counts_that_it_had(api: Api, temporal: Temporal) -> None:
+async def test_a_cancelled_bulk_operation_is_stopped_and_keeps_its_counts(api: Api, temporal: Temporal) -> None:
     gid = await started(api, bulk(BatchKind.DEAD_LETTER_PURGE))
     temporal.jobs[gid] = (RUNNING, 7, 3, 0)
     found = accepted(await api.post(f"/v1/batches/{gid}/cancel"))
@@ -159,7 +159,9 @@ async def test_a_cancellation_waits_for_temporal_and_the_reconciler_carries_it_o
     assert temporal.jobs[gid][0] == ENDED
 
 
-async def test_one_that_completed_before_it_was_stopped_has_completed(api: Api, temporal: Temporal) -> None:
+async def test_a_bulk_operation_that_completed_before_its_cancellation_has_completed(
+    api: Api, temporal: Temporal
+) -> None:
     gid = await started(api, bulk())
     temporal.jobs[gid] = (COMPLETED, 5, 5, 0)
     assert accepted(await api.post(f"/v1/batches/{gid}/cancel"))["state"] == "completed"

@@ -51,7 +51,7 @@ async def test_a_projected_circuit_is_loaded_unchanged(store: Store, state: Circ
 
 
 @pytest.mark.parametrize("older", [OPENED, replace(OPENED, version=5), replace(HALF_OPEN, failures=99)])
-async def test_nothing_as_old_as_what_is_there_is_written(store: Store, older: Circuit) -> None:
+async def test_a_projection_with_an_older_or_the_same_version_is_not_written(store: Store, older: Circuit) -> None:
     end = await store.endpoint()
     await project(store, end.gid, CLOSED)
     events = len(await store.events())
@@ -60,7 +60,7 @@ async def test_nothing_as_old_as_what_is_there_is_written(store: Store, older: C
     assert len(await store.events()) == events
 
 
-async def test_an_endpoint_that_is_not_there_has_no_circuit_and_gets_none(store: Store) -> None:
+async def test_an_unknown_endpoint_has_no_circuit_and_gets_none(store: Store) -> None:
     await project(store, "ep_none", OPENED)
     assert await load(store.database, "ep_none") is None
 
@@ -157,7 +157,7 @@ async def test_a_deleted_endpoint_is_not_looked_for(store: Store, database: Data
         assert list(await circuits.stalled_circuits(connection, moment(100), timedelta())) == []
 
 
-async def test_one_that_was_woken_is_left_alone_for_a_while(store: Store, database: Database) -> None:
+async def test_a_circuit_that_was_touched_recently_is_not_stalled(store: Store, database: Database) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.OPEN, until=moment(), updated_at=moment())
     async with database.write_connection() as connection:
@@ -187,7 +187,7 @@ async def stranded(database: Database, before: float = 100) -> list[tuple[str, s
     ],
     ids=["closed", "paused", "open", "half-open", "closed just now"],
 )
-async def test_an_endpoint_is_stranded_whose_deliveries_are_parked_although_its_circuit_has_been_closed(
+async def test_an_endpoint_with_parked_deliveries_and_a_closed_circuit_is_stranded(
     store: Store, database: Database, circuit: dict[str, Any], found: bool
 ) -> None:
     end = await store.endpoint(await store.tenant("acme"))
@@ -207,7 +207,7 @@ async def test_every_stranded_endpoint_is_found_among_those_that_are_not(store: 
     assert sorted(gid for gid, _ in await stranded(database)) == sorted(ends[n].gid for n in (1, 2, 4))
 
 
-async def test_nothing_is_stranded_where_nothing_is_parked(store: Store, database: Database) -> None:
+async def test_an_endpoint_without_parked_deliveries_is_not_stranded(store: Store, database: Database) -> None:
     await store.delivery(status=DeliveryStatus.RETRYING)
     assert await stranded(database) == []
 

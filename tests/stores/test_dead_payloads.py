@@ -126,7 +126,7 @@ async def test_the_setting_counts_when_the_event_is_sent(api: Api) -> None:
     assert await sent() == row.payload
 
 
-async def test_it_is_refused_elsewhere_and_to_tenants(api: Api) -> None:
+async def test_include_payload_is_refused_on_other_channels_and_to_tenants(api: Api) -> None:
     endpoint, own = await subscribed(api, tenant="acme")
     for channel in ("orders", "everhook.tasks"):
         wanted = {"endpointGid": endpoint, "channel": channel, "includePayload": True}

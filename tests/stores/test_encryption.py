@@ -72,7 +72,7 @@ async def test_batches_are_bounded_and_an_interruption_loses_nothing(store: Stor
     await assert_all_open(store, NEW_RING, *ends)
 
 
-async def test_with_nothing_outdated_nothing_is_written(store: Store) -> None:
+async def test_values_encrypted_with_the_current_key_are_not_encrypted_again(store: Store) -> None:
     end = await sealed_endpoint(store, NEW_RING)
     await store.endpoint()  # of another ring's key: outdated
     async with store.database.writing() as session:

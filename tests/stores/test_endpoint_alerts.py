@@ -57,7 +57,7 @@ async def test_one_endpoint_that_fails_among_many_raises_its_alert(store: Store)
     assert (alert.since, alert.value, alert.threshold) == (NOW, 0.8, 0.9)
 
 
-async def test_it_is_cleared_after_a_quiet_period_and_leaves_no_row(store: Store) -> None:
+async def test_an_alert_is_cleared_after_a_quiet_period_and_its_row_is_deleted(store: Store) -> None:
     end = await store.endpoint()
     await minute(store, end, NOW - timedelta(days=2), delivered=100)
     await minute(store, end, delivered=80, retried=20)

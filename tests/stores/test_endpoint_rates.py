@@ -45,7 +45,9 @@ async def test_times_are_spaced_by_the_limit_over_all_processes(
 
 
 @pytest.mark.parametrize("limit", [0.2, 1, 2, 5, 50, 1000])
-async def test_a_time_that_is_far_away_is_not_reserved(database: Database, endpoint: Endpoint, limit: float) -> None:
+async def test_a_send_time_beyond_the_horizon_is_not_reserved(
+    database: Database, endpoint: Endpoint, limit: float
+) -> None:
     times = SendTimes(database)
     began = time.monotonic()
     found = await reserve(times, endpoint.gid, limit, 120)
@@ -55,7 +57,7 @@ async def test_a_time_that_is_far_away_is_not_reserved(database: Database, endpo
     assert len(reserved(*found)) <= 2 * (horizon(limit) / spacing(limit) + 1) + (time.monotonic() - began) * limit
 
 
-async def test_one_is_always_to_be_had_once_the_time_has_come(database: Database, endpoint: Endpoint) -> None:
+async def test_a_send_time_that_was_too_far_ahead_can_be_reserved_later(database: Database, endpoint: Endpoint) -> None:
     times = SendTimes(database)
     await times.reserve(endpoint.gid, 1)
     refused = await times.reserve(endpoint.gid, 1)

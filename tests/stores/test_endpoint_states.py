@@ -17,7 +17,7 @@ def states(database: Database) -> EndpointStates:
     return EndpointStates(database)
 
 
-async def test_a_state_is_kept_for_a_moment_and_read_now_for_those_who_ask(
+async def test_a_state_is_cached_and_read_again_on_request(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_states, "FRESH_S", 60.0)

@@ -81,7 +81,7 @@ def chain(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-async def test_a_refused_duplicate_says_nothing_of_what_was_written(store: Store, database: Database) -> None:
+async def test_the_error_of_a_duplicate_row_does_not_show_its_values(store: Store, database: Database) -> None:
     await store.channel()
     published = publication({"card": SECRET_TEXT}, key="k")
     await store.acceptor().accept(published)
@@ -124,7 +124,7 @@ async def test_absent_json_is_null_and_not_the_word(store: Store, database: Data
         assert count.scalar_one() == 0
 
 
-async def test_a_refused_row_says_nothing_of_what_was_written_in_its_whole_chain(store: Store) -> None:
+async def test_the_exception_chain_of_a_refused_row_does_not_show_its_values(store: Store) -> None:
     await store.channel()
     published = publication({"card": SECRET_TEXT}, event_type=None)
     with pytest.raises(IntegrityError) as refused:

@@ -211,7 +211,7 @@ async def test_a_tenant_s_overview_is_of_its_own_endpoints_alone(store: Store) -
     assert (found.backlog.parked.count, found.backlog.dead_letter_count, found.accepted) == (1, 1, 3)
 
 
-async def test_many_who_look_at_once_ask_the_database_once(store: Store) -> None:
+async def test_concurrent_callers_share_one_overview(store: Store) -> None:
     board = HealthBoard(store.database)
     first, *others = await asyncio.gather(*(board.overview(None) for _ in range(20)))
     assert all(other is first for other in others)

@@ -8,7 +8,7 @@ from tests.stores.factories import Store, moment
 from tests.stores.past import keep
 
 
-async def test_the_oldest_come_first_and_those_of_a_moment_ago_are_left_to_the_process_that_delivered(
+async def test_pending_history_is_listed_oldest_first_and_without_recently_settled_deliveries(
     store: Store, database: Database
 ) -> None:
     rows = [PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment(n)) for n in range(5)]
@@ -28,7 +28,7 @@ async def test_an_urgent_row_is_found_although_others_come_before_it(store: Stor
         assert await history.pending(connection, moment(3), 10, urgent_before=moment(0)) == []
 
 
-async def test_only_the_rows_that_are_forgotten_are_deleted(store: Store, database: Database) -> None:
+async def test_forgetting_deletes_only_the_given_rows(store: Store, database: Database) -> None:
     await keep(database, *(PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment()) for n in range(3)))
     async with database.write_connection() as connection:
         await history.forget(connection, ["dlv_0", "dlv_2", "dlv_none"])

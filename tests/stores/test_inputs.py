@@ -67,7 +67,7 @@ async def test_a_delivery_that_waits_for_its_next_attempt_keeps_the_outcome_of_t
     assert (input.attempt, input.previous) == (2, PreviousAttempt(outcome, moment(30)))
 
 
-async def test_a_parked_delivery_keeps_the_moment_since_which_it_is(store: Store) -> None:
+async def test_the_input_of_a_parked_delivery_has_the_time_of_its_parking(store: Store) -> None:
     parked = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment(9))
     released = await store.delivery(status=DeliveryStatus.ACCEPTED)
     assert (await order_of(store.database, parked)).parked_since == moment(9)
@@ -120,7 +120,7 @@ async def test_a_dead_letter_past_its_retention_has_none_left(store: Store) -> N
     assert (await order_of(store.database, delivery)).dead_letter_retention == timedelta()
 
 
-async def test_the_order_of_an_accepted_delivery_is_the_one_it_was_first_given(store: Store) -> None:
+async def test_the_loaded_input_of_an_accepted_delivery_equals_its_first_input(store: Store) -> None:
     await store.channel(policy={"preset": "brisk"})
     end = await store.endpoint(await store.tenant("acme"), policy={"jitter": 0.5})
     await store.subscription(end)
@@ -171,7 +171,7 @@ async def test_a_delivery_outlives_its_channel_and_its_endpoint(store: Store) ->
     assert (input.channel, input.policy) == ("orders", resolve())
 
 
-async def test_there_is_no_order_for_no_delivery(database: Database) -> None:
+async def test_an_unknown_delivery_has_no_input(database: Database) -> None:
     async with database.read_connection() as connection:
         assert await load_input(connection, DEFAULTS, "dlv_none") is None
 

@@ -121,7 +121,9 @@ async def test_dead_letters_are_chosen_by_every_part_of_the_filter(
 
 
 @pytest.mark.parametrize("status", [status for status in DeliveryStatus if status is not DEAD])
-async def test_only_dead_letters_are_dead_letters(store: Store, database: Database, status: DeliveryStatus) -> None:
+async def test_a_delivery_with_another_status_is_not_counted_as_a_dead_letter(
+    store: Store, database: Database, status: DeliveryStatus
+) -> None:
     await store.delivery(status=status, dead_lettered_at=moment(), reason=DeadLetterReason.EXHAUSTED)
     async with database.reading() as session:
         assert await dead_letters.count(session, DeadLetterFilter()) == 0

@@ -30,7 +30,7 @@ async def endpoint_of(store: Store, tenant: str = "acme") -> Endpoint:
     return await store.endpoint(await store.tenant(tenant))
 
 
-async def test_an_endpoint_has_no_more_subscriptions_than_it_may(store: Store) -> None:
+async def test_the_number_of_subscriptions_of_an_endpoint_is_limited(store: Store) -> None:
     quotas, endpoint = Quotas(subscriptions_per_endpoint=2), await endpoint_of(store)
     for _ in range(2):
         await create(store.database, quotas, subscription(endpoint))
@@ -40,7 +40,7 @@ async def test_an_endpoint_has_no_more_subscriptions_than_it_may(store: Store) -
     await create(store.database, quotas, subscription(await store.endpoint(endpoint.tenant_gid)))
 
 
-async def test_a_tenant_has_no_more_subscriptions_than_it_may_and_the_default_one_any_number(store: Store) -> None:
+async def test_the_number_of_subscriptions_of_a_tenant_is_limited_except_for_the_default_tenant(store: Store) -> None:
     quotas, endpoint = Quotas(subscriptions_per_tenant=1), await endpoint_of(store)
     await create(store.database, quotas, subscription(endpoint))
 
@@ -62,7 +62,7 @@ async def test_a_subscription_costs_what_its_events_and_its_filter_do(store: Sto
         )
 
 
-async def test_the_subscriptions_of_a_tenant_cost_no_more_together_than_they_may(store: Store) -> None:
+async def test_the_total_cost_of_the_subscriptions_of_a_tenant_is_limited(store: Store) -> None:
     endpoint = await endpoint_of(store)
     first = await create(store.database, Quotas(), subscription(endpoint, filter=FILTER))
     quotas = Quotas(cost_per_tenant=2 * first.cost)

@@ -195,7 +195,7 @@ async def test_attempts_are_recorded_by_two_processes_at_once(
     assert await store.count(Attempt) == 20
 
 
-async def test_recording_says_so_while_the_database_is_away(lost_database: Database) -> None:
+async def test_recording_raises_unavailable_while_the_database_is_away(lost_database: Database) -> None:
     with pytest.raises(Exception) as failed:
         await Recorder(lost_database).parked("dlv_1", moment())
     assert is_unavailable(failed.value)
@@ -223,9 +223,7 @@ async def test_a_first_attempt_leaves_the_start_of_the_workflow_to_be_confirmed_
     assert (row.dispatched_at is not None) == (verdict is Verdict.DELIVERED)
 
 
-async def test_a_first_attempt_takes_nothing_back_of_a_start_that_was_confirmed(
-    store: Store, recorder: Recorder
-) -> None:
+async def test_a_first_attempt_does_not_reset_a_confirmed_start(store: Store, recorder: Recorder) -> None:
     delivery = await store.delivery(dispatched_at=moment(0.5))
     await recorder.attempt(attempt_record(delivery), Transcript(), before_workflow=True)
     await recorder.parked(delivery.gid, moment(60), has_workflow=False)
@@ -235,7 +233,7 @@ async def test_a_first_attempt_takes_nothing_back_of_a_start_that_was_confirmed(
 @pytest.mark.parametrize("keep_history", [True, False])
 @pytest.mark.parametrize("before_workflow", [True, False])
 @pytest.mark.parametrize("verdict", [Verdict.DELIVERED, Verdict.RETRY])
-async def test_a_settled_workflow_is_due_to_what_was_delivered_before_it_had_one_where_history_is_kept(
+async def test_history_is_pending_for_a_delivery_delivered_before_its_workflow_where_history_is_kept(
     store: Store, database: Database, keep_history: bool, before_workflow: bool, verdict: Verdict
 ) -> None:
     delivery = await store.delivery()
@@ -260,7 +258,7 @@ def receipt_of(record: AttemptRecord) -> SignedReceipt:
 
 
 @pytest.mark.parametrize("first", ["the process", "the workflow", "both at once", "both in one group"])
-async def test_one_of_a_first_attempt_and_a_workflows_attempt_1_counts_with_its_own_receipt(
+async def test_a_first_attempt_and_attempt_1_of_the_workflow_are_recorded_as_one_with_its_receipt(
     store: Store, recorder: Recorder, other_database: Database, first: str
 ) -> None:
     delivery = await store.delivery()
@@ -344,7 +342,7 @@ async def test_attempts_and_parkings_at_once_are_all_recorded(store: Store, reco
 # The basis of an attempt
 
 
-async def test_the_basis_holds_what_decides_about_an_attempt(store: Store) -> None:
+async def test_the_snapshot_contains_the_data_that_decides_about_an_attempt(store: Store) -> None:
     end = await store.subscribed()
     await store.circuit(end, state=CircuitState.HALF_OPEN, hold=Hold.PAUSED, failures=7)
     delivery = await store.delivery(end)
@@ -405,7 +403,7 @@ async def test_only_delivered_and_discarded_are_settled(store: Store, status: De
     assert snapshot is not None and snapshot.is_terminal is settled
 
 
-async def test_the_basis_says_that_the_endpoint_was_deleted(store: Store) -> None:
+async def test_the_snapshot_shows_that_the_endpoint_was_deleted(store: Store) -> None:
     end = await store.subscribed()
     delivery = await store.delivery(end)
     async with store.database.writing() as session:
@@ -414,7 +412,7 @@ async def test_the_basis_says_that_the_endpoint_was_deleted(store: Store) -> Non
     assert snapshot is not None and snapshot.endpoint_deleted
 
 
-async def test_each_of_many_concurrent_callers_gets_its_own_basis(store: Store) -> None:
+async def test_each_of_many_concurrent_callers_gets_its_own_snapshot(store: Store) -> None:
     rows = await store.deliveries(120)
     snapshots = SnapshotLoader(store.database)
     found = await asyncio.gather(*(snapshots.load(gid) for row in rows for gid in (row.gid, "dlv_none", row.gid)))

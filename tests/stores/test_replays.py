@@ -124,7 +124,7 @@ async def test_each_mode_takes_what_it_names_and_leaves_the_rest_alone(api: Api)
     assert await run(api, again["batchGid"]) == [sent]
 
 
-async def test_types_time_endpoint_and_tenant_narrow_it(api: Api) -> None:
+async def test_types_times_endpoint_and_tenant_narrow_a_replay(api: Api) -> None:
     one = await subscribed(api)
     await published(api, "delivered", "delivered")
     two = (await api.endpoint(channel="orders"))["endpointGid"]

@@ -214,7 +214,7 @@ async def test_unlimited_retention_deletes_nothing(store: Store) -> None:
     assert await store.count(OperationalEvent) == await store.count(EndpointMinute) == 1
 
 
-def test_the_periods_are_those_of_the_settings_and_none_is_for_ever() -> None:
+def test_retention_periods_come_from_the_settings_and_zero_days_means_for_ever() -> None:
     assert RetentionPeriods.from_settings(Settings(dev=True)) == PERIODS
     never = {f"{name}_retention_days": 0 for name in ("payload", "delivery", "idempotency", "event", "health")}
     assert RetentionPeriods.from_settings(Settings(dev=True, **never)) == FOR_EVER  # type: ignore[arg-type]

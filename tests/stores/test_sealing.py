@@ -88,7 +88,7 @@ async def test_every_receipt_of_a_log_made_in_batches_can_be_proven_in_every_che
     assert await log.count("receipt_hash WHERE level = 1") == 2
 
 
-async def test_nothing_new_needs_no_new_checkpoint(log: Log) -> None:
+async def test_a_log_without_new_receipts_gets_no_new_checkpoint(log: Log) -> None:
     await log.grown(2)
     assert (await log.seal()).receipts == 0
     assert [seal.size for seal in await log.seals()] == [2]
@@ -191,7 +191,7 @@ async def test_two_sealers_at_once_make_one_log(log: Log, other_database: Databa
         'UPDATE receipt_hash SET "index" = 1 WHERE level = 0 AND "index" = 0',
     ],
 )
-async def test_the_database_itself_refuses_a_second_of_what_there_may_be_one(log: Log, statement: str) -> None:
+async def test_the_database_refuses_a_duplicate_checkpoint_and_a_duplicate_hash(log: Log, statement: str) -> None:
     await log.grown(1, 2)
     with pytest.raises(IntegrityError):
         await log.change(statement)

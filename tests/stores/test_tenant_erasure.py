@@ -193,7 +193,7 @@ async def test_the_audit_entry_of_an_erasure_outlives_the_tenant(store: Store) -
     assert (entry.action, entry.subject) == ("tenant.erased", tenant_gid)
 
 
-async def test_from_the_commit_on_nothing_is_published_to_it(store: Store) -> None:
+async def test_messages_are_not_delivered_to_a_tenant_whose_erasure_has_begun(store: Store) -> None:
     tenant_gid = await store.tenant("acme")
     endpoint = await store.subscribed(tenant_gid)
     acceptor = store.acceptor()
@@ -207,7 +207,7 @@ async def test_from_the_commit_on_nothing_is_published_to_it(store: Store) -> No
     assert changed.version == endpoint.version + 1  # senders forget what they know of it
 
 
-async def test_its_name_is_free_and_its_keys_are_revoked_at_once(store: Store) -> None:
+async def test_an_erasure_frees_the_name_of_the_tenant_and_revokes_its_keys_at_once(store: Store) -> None:
     tenant_gid = await peopled(store, "acme")
     before = now()
     await begun(store, tenant_gid)
@@ -224,7 +224,7 @@ async def test_its_name_is_free_and_its_keys_are_revoked_at_once(store: Store) -
         assert await session.get(Tenant, successor.gid) is not None
 
 
-async def test_no_workflow_begins_anew_for_its_deliveries(store: Store) -> None:
+async def test_deliveries_of_a_tenant_that_is_being_erased_have_no_input_for_a_workflow(store: Store) -> None:
     tenant_gid = await store.tenant("acme")
     delivery = await store.delivery(await store.subscribed(tenant_gid))
     async with store.database.read_connection() as connection:

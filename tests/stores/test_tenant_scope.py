@@ -105,7 +105,7 @@ def _attempt(delivery: Delivery) -> Attempt:
     )
 
 
-def test_every_table_says_whose_its_rows_are() -> None:
+def test_every_table_has_a_tenant_condition_or_is_open_to_all() -> None:
     tables = {model for model in SQLModel.__subclasses__() if hasattr(model, "__table__")}
     assert bounds("ten_1").keys() | set(OPEN_TO_ALL) == tables
 

@@ -33,7 +33,7 @@ async def test_one_of_two_concurrent_claims_of_a_name_gets_it(
     assert names == ({"initech", "globex"} if got[0] else {"acme", "initech"})
 
 
-async def test_a_name_that_is_anothers_changes_nothing(database: Database, store: Store) -> None:
+async def test_a_tenant_cannot_be_renamed_to_the_name_of_another_or_to_a_gid(database: Database, store: Store) -> None:
     gid = await store.tenant("acme")
     await store.tenant("globex")
 

@@ -26,7 +26,7 @@ async def gid(store: Store) -> str:
     return (await store.endpoint()).gid
 
 
-async def test_no_more_are_taken_than_the_limit_over_all_processes(
+async def test_all_processes_together_take_at_most_the_limit_of_turns(
     database: Database, other_database: Database, gid: str
 ) -> None:
     one, other = Turns(database), Turns(other_database)
@@ -121,7 +121,7 @@ async def test_attempts_wait_for_their_turn_for_a_while(store: Store, gid: str) 
     assert (await second).slot == 0
 
 
-async def test_those_that_would_wait_for_long_are_postponed(
+async def test_attempts_that_would_wait_for_long_are_postponed(
     store: Store, gid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everhook.delivery.turns.PATIENCE_S", 0.05)

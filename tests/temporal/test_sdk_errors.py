@@ -113,7 +113,7 @@ def test_lines_that_differ_only_in_ids_and_errors_are_logged_once_a_minute() -> 
     assert passed[-1].endswith("(299 similar lines suppressed)")
 
 
-def test_another_message_is_another_kind() -> None:
+def test_different_messages_are_limited_separately() -> None:
     rule = OnceAMinute()
     messages = (
         "gRPC call poll_activity_task_queue retried 5 times",

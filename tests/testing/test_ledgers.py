@@ -49,7 +49,7 @@ def with_status(status: str) -> Database:
     return replace(DATABASE, deliveries=[replace(ROW, status=status)])
 
 
-def test_passes_what_is_in_order() -> None:
+def test_the_check_passes_complete_ledgers() -> None:
     report = judged(ARRIVAL)
     report.assert_nothing_lost()
     report.assert_no_duplicates()
@@ -67,7 +67,7 @@ def test_passes_what_is_in_order() -> None:
         ([replace(ARRIVAL, host="127.0.0.1:8")], "no arrival with a 2xx response"),
     ],
 )
-def test_finds_what_never_arrived(arrivals: list[ArrivalLine], why: str) -> None:
+def test_the_check_finds_messages_that_never_arrived(arrivals: list[ArrivalLine], why: str) -> None:
     report = judged(*arrivals)
     assert why in report.lost[0].what
     with pytest.raises(AssertionError, match="lost: msg_1 -> "):
@@ -84,7 +84,7 @@ def test_finds_what_never_arrived(arrivals: list[ArrivalLine], why: str) -> None
         (with_status("dead_lettered"), "arrived, but row dlv_1 is dead_lettered"),
     ],
 )
-def test_finds_what_the_database_does_not_know(database: Database, why: str) -> None:
+def test_the_check_finds_missing_and_wrong_rows_of_the_database(database: Database, why: str) -> None:
     assert why in judged(ARRIVAL, database=database).lost[0].what
 
 
@@ -122,7 +122,7 @@ def test_a_request_cut_off_before_its_response_makes_the_next_a_duplicate() -> N
     assert judged(replace(ARRIVAL, status=None), replace(ARRIVAL, seq=2)).duplicates == 1
 
 
-def test_a_retry_of_what_was_refused_is_no_duplicate() -> None:
+def test_a_retry_of_a_refused_request_is_no_duplicate() -> None:
     refused = [replace(ARRIVAL, seq=2, status=503), replace(ARRIVAL, seq=3, status=None, fault="hang")]
     assert judged(*refused, ARRIVAL).duplicates == 0
 
@@ -182,7 +182,7 @@ def test_a_scheduled_message_arrives_at_its_time_and_not_before() -> None:
         judged(replace(ARRIVAL, at=99.75), acks=(SCHEDULED,)).assert_nothing_lost()
 
 
-def test_finds_what_was_cancelled_and_is_sent_nonetheless() -> None:
+def test_the_check_finds_cancelled_messages_that_were_sent() -> None:
     nothing = replace(DATABASE, deliveries=[], attempts=[])
     judged(acks=(SCHEDULED,), cancelled=("msg_1",), database=nothing).assert_nothing_lost()
     report = judged(ARRIVAL, acks=(SCHEDULED,), cancelled=("msg_1",))
@@ -231,7 +231,7 @@ def test_finds_requests_that_are_not_recorded() -> None:
         report.assert_all_recorded()
 
 
-def test_names_the_first_few_offenders_and_counts_the_rest() -> None:
+def test_the_report_names_the_first_violations_and_counts_the_others() -> None:
     acks = tuple(replace(ACK, message_gid=f"msg_{i}") for i in range(9))
     with pytest.raises(AssertionError, match=r"9 lost(.|\n)*msg_4(.|\n)*and 4 more"):
         judged(acks=acks, database=Database({}, [], [])).assert_nothing_lost()

@@ -48,13 +48,13 @@ async def test_gives_each_message_its_own_key() -> None:
     assert len({request.headers["idempotency-key"] for request in requests}) == 3
 
 
-async def test_notes_what_never_got_a_response() -> None:
+async def test_the_publisher_records_publishes_without_a_response() -> None:
     subject, _ = publisher(httpx.Response(503), patience=0.01)
     assert await subject.publish("orders", b"1") is None
     assert [u.payload_sha256 for u in subject.ledger.without_response] == [sha256(b"1")]
 
 
-async def test_does_not_retry_what_was_refused() -> None:
+async def test_the_publisher_does_not_retry_a_refused_publish() -> None:
     subject, requests = publisher(httpx.Response(404))
     with pytest.raises(PublishRefused, match="404"):
         await subject.publish("orders", b"1")
@@ -79,7 +79,7 @@ async def test_the_messages_of_a_transaction_are_acknowledged_together() -> None
     )
 
 
-async def test_notes_what_was_cancelled_in_time() -> None:
+async def test_the_publisher_records_cancelled_messages() -> None:
     subject, _ = publisher(
         httpx.Response(202, json=ACCEPTED),
         httpx.Response(409, json={}),

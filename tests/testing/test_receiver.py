@@ -60,7 +60,9 @@ async def test_can_script_each_message_by_itself(receiver: Receiver, client: htt
     assert [response.status_code for response in responses] == [503, 503, 200, 200]
 
 
-async def test_waits_for_arrivals_and_says_how_many_came(receiver: Receiver, client: httpx.AsyncClient) -> None:
+async def test_the_receiver_waits_for_arrivals_and_a_timeout_reports_their_number(
+    receiver: Receiver, client: httpx.AsyncClient
+) -> None:
     waiting = asyncio.create_task(receiver.wait_for(2, path="/b"))
     for path in ("/a", "/b", "/b"):
         await client.post(receiver.url_for(path))
@@ -80,7 +82,7 @@ async def test_waits_for_arrivals_and_says_how_many_came(receiver: Receiver, cli
         (Fault.HUGE_HEADERS, httpx.RemoteProtocolError),
     ],
 )
-async def test_misbehaves(
+async def test_the_receiver_misbehaves_as_scripted(
     receiver: Receiver, client: httpx.AsyncClient, fault: Fault, error: type[httpx.TransportError]
 ) -> None:
     receiver.respond(fault, 200)
@@ -91,7 +93,9 @@ async def test_misbehaves(
 
 
 @pytest.mark.parametrize("fault", [Fault.DRIP_HEADERS, Fault.DRIP_BODY, Fault.HUGE_BODY])
-async def test_never_comes_to_an_end(receiver: Receiver, client: httpx.AsyncClient, fault: Fault) -> None:
+async def test_some_faults_are_a_response_without_end(
+    receiver: Receiver, client: httpx.AsyncClient, fault: Fault
+) -> None:
     receiver.respond(fault)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.4), client.stream("POST", receiver.url) as response:
@@ -217,7 +221,7 @@ def test_finds_the_payload_as_it_was_written(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"a":1}', b"\xff", b"{", b"[" * 100_000])
-def test_anything_else_is_its_own_payload(body: bytes) -> None:
+def test_a_body_in_another_format_is_the_payload(body: bytes) -> None:
     assert payload_of(body) == body
 
 

@@ -521,7 +521,7 @@ async def test_a_replay_without_an_input_works_as_the_temporal_cli_sends_it(engi
     assert (input.note.by, input.note.because) == ("temporal", "")
 
 
-async def test_a_replay_in_the_words_of_earlier_versions_says_the_same(engine: Engine) -> None:
+async def test_a_replay_signal_with_the_fields_of_earlier_versions_is_understood(engine: Engine) -> None:
     handle = await dead(engine)
     await handle.signal("replay", {"who": "ann", "why": "they fixed it"})
     await engine.until_dead(handle, round_=2)

@@ -40,7 +40,7 @@ def inputs(engine: Engine) -> list[HandlerInput]:
     return engine.fakes.arguments("run_handler")
 
 
-async def test_its_attempts_are_made_by_the_handler_on_the_queues_of_sends(engine: Engine) -> None:
+async def test_attempts_are_made_by_the_handler_on_the_queue_of_sends(engine: Engine) -> None:
     handle = await handled(engine, HandlerResult(DELIVERED))
     assert (await engine.result(handle)).status is DeliveryStatus.DELIVERED
     (call,) = engine.fakes.of("run_handler")
@@ -62,7 +62,7 @@ async def test_a_failed_attempt_is_retried_and_a_rejected_one_is_a_dead_letter(e
     await engine.result(handle)
 
 
-async def test_it_waits_for_each_step_without_an_activity(engine: Engine) -> None:
+async def test_the_workflow_waits_for_each_step_without_an_activity(engine: Engine) -> None:
     began = await engine.now()
     day = timedelta(days=1)
     handle = await handled(

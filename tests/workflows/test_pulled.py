@@ -47,7 +47,7 @@ async def test_an_acknowledgement_ends_it_at_once(engine: Engine) -> None:
     assert engine.fakes.of("send_attempt") == engine.fakes.of("dead_letter") == []
 
 
-async def test_it_checks_the_round_again_when_it_may_have_ended(engine: Engine) -> None:
+async def test_the_workflow_checks_the_round_again_when_it_may_have_ended(engine: Engine) -> None:
     began = await engine.now()
     handle = await guarded(engine, await waiting(engine), over(DeliveryStatus.DELIVERED))
     await engine.result(handle)

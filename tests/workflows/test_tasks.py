@@ -117,7 +117,7 @@ async def test_an_inbox_that_is_given_up_gives_up_its_tasks(engine: Engine) -> N
     assert state.dead_letter_reason is DeadLetterReason.ENDPOINT_DELETED
 
 
-async def test_it_waits_for_a_year(engine: Engine) -> None:
+async def test_the_workflow_waits_for_a_year(engine: Engine) -> None:
     handle = await asked(engine, dueSeconds=366 * 86_400)
     await engine.skip(365 * DAY)
     assert len(engine.fakes.of("check_task")) == 1
