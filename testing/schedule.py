@@ -1,7 +1,7 @@
 """Which tests run in one process, one after the other, and which of these groups start first.
 
 A group is a file, so that the servers that a module starts are started once; but the fault tests, which mostly wait,
-are two groups, for each group of them starts two stacks of processes.
+are three groups, for each group of them starts two stacks of processes.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,19 @@ FAULTS = {
     "first_attempts": 2,
     "outages": 2,
     "temporal_store_lost": 2,
+    "consumers": 3,
+    "mix": 3,
+    "rate_limits": 3,
+    "restored_backups": 3,
+    "tasks": 3,
 }
-"""The group of each file of fault tests: together those of one take as long as those of the other."""
+"""The group of each file of fault tests: each group takes about as long as the others."""
 
 LONGEST_FIRST = (
     "faults-1",
     "faults-2",
-    "tests/faults/test_mix.py",
     "tests/e2e/test_dev.py",
+    "faults-3",
     "tests/dashboard/test_browser.py",
     "tests/test_receiving.py",
     "tests/egress/test_room.py",
@@ -41,8 +46,21 @@ LONGEST_FIRST = (
     "tests/stores/test_retention.py",
     "tests/cli/test_commands.py",
     "tests/cli/test_running.py",
+    "tests/stores/test_partitions.py",
+    "tests/stores/test_online_schema.py",
+    "tests/api/test_dead_letters.py",
+    "tests/e2e/test_tracing.py",
+    "tests/dashboard/test_live.py",
+    "tests/observability/test_tracing.py",
+    "tests/e2e/test_serve.py",
+    "tests/stores/test_migrate.py",
+    "tests/stores/test_lifecycle_plans.py",
+    "tests/dashboard/test_failing.py",
+    "tests/dashboard/test_speed.py",
+    "tests/api/test_pulling_live.py",
+    "tests/api/test_axme_live.py",
 )
-"""Groups that take long; the others follow by their number of tests."""
+"""Groups that take 15 seconds and more; the others follow by their number of tests."""
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]

@@ -43,7 +43,7 @@ WORKER_READY = "worker started"
 # For `extra_env`: what takes minutes in production within seconds, for tests that wait for it.
 QUICK = {
     "EVERHOOK_RECONCILE_EVERY_SECONDS": "1",
-    "EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS": "1",
+    "EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS": "5",
     "EVERHOOK_OVERDUE_GRACE_SECONDS": "3",
     "EVERHOOK_EXPRESS_WAIT_SECONDS": "1",
     "EVERHOOK_FIRST_ATTEMPT_GRACE_SECONDS": "2",
