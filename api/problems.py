@@ -28,6 +28,7 @@ from everhook.storage.engine import DatabaseError, is_unavailable, reason
 from everhook.temporal.client import NotConnected
 
 RETRY_AFTER_S = 5
+MAX_FIELDS_IN_DETAIL = 5
 
 log = structlog.get_logger()
 
@@ -160,8 +161,8 @@ def from_error(request: Request, error: Exception) -> Problem:
 def from_domain(error: DomainError) -> Problem:
     """The problem that a domain error is to an HTTP caller."""
     if isinstance(error, InvalidField):
-        wrong = FieldError(field=error.field, code=error.code, message=error.message)
-        return Problem(problem_types.type_of(error), str(error), errors=[wrong])
+        fields = [FieldError(field=each.field, code=each.code, message=each.message) for each in (error, *error.others)]
+        return Problem(problem_types.type_of(error), _detail_of(fields), errors=fields)
     headers: dict[str, str] | None = None
     if isinstance(error, TryLater):
         headers = {"retry-after": str(math.ceil(error.retry_after.total_seconds()))}
@@ -233,8 +234,11 @@ def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
     fields = [FieldError(field=_field(error["loc"]), code=error["type"], message=_message(error)) for error in errors]
     if any(error["type"] == "json_invalid" for error in errors):
         return malformed(why_not_json(_body_of(request)))
-    detail = "; ".join(f"{wrong.field}: {wrong.message}" for wrong in fields[:5])
-    return Problem(problem_types.INVALID_REQUEST, detail, errors=fields)
+    return Problem(problem_types.INVALID_REQUEST, _detail_of(fields), errors=fields)
+
+
+def _detail_of(fields: Sequence[FieldError]) -> str:
+    return "; ".join(f"{wrong.field}: {wrong.message}" for wrong in fields[:MAX_FIELDS_IN_DETAIL])
 
 
 def _body_of(request: Request) -> bytes:

@@ -35,6 +35,7 @@
 (`EndpointFailure`, `DecryptionError`, `InvalidDocument`, …) are defined where they are raised.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -49,13 +50,17 @@ class DomainError(Exception):
 
 
 class InvalidField(DomainError):
-    """A field has a value that is not allowed here. `field` is its path in the request: `policy.delaysSeconds[2]`."""
+    """A field has a value that is not allowed here. `field` is its path in the request: `policy.delaysSeconds[2]`.
+    `others`: further fields that are wrong."""
 
-    def __init__(self, field: str, message: str, code: str = "invalid") -> None:
+    def __init__(
+        self, field: str, message: str, code: str = "invalid", *, others: Sequence["InvalidField"] = ()
+    ) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
         self.code = code
+        self.others = others
 
 
 class MalformedPayload(InvalidField):

@@ -134,9 +134,16 @@ class TaskSpec(_Part):
             and all(each.effect is not Effect.PASS for each in self.outcomes)
         ):
             raise ValueError("onDue: no outcome has the effect `pass`")
+        if self.quorum is not None and self._can_never_agree(self.quorum):
+            raise ValueError("quorum: is more than the number of assignees")
         if self.form is not None:
             check_form(self.form)
         return self
+
+    def _can_never_agree(self, quorum: int) -> bool:
+        """Whether fewer people are asked than have to agree. A group may have any number of members."""
+        people = set(self.assignees or ())
+        return bool(people) and len(people) < quorum and not any(each.startswith(GROUP) for each in people)
 
     def document(self) -> dict[str, Any]:
         """What was given, as JSON."""
@@ -272,13 +279,15 @@ def _at(root: str, path: Collection[int | str]) -> str:
 
 
 def check_data(form: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -> None:
-    """Check what was filled in. Raises InvalidField that names the field."""
+    """Check what was filled in. Raises InvalidField that names each field that is wrong."""
     if form is None:
         if data:
             raise InvalidField("data", "this task has no form")
         return
-    for wrong in wrong_data(form, data or {}):
-        raise wrong
+    wrong = wrong_data(form, data or {})
+    if wrong:
+        first, *others = wrong
+        raise InvalidField(first.field, first.message, first.code, others=others)
 
 
 def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[InvalidField]:

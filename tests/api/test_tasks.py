@@ -79,6 +79,25 @@ async def test_an_approval_delivers_with_its_form_data_and_a_decision_receipt(ap
     assert [each["subject"] for each in audit] == [gid]
 
 
+async def test_each_wrong_field_of_a_form_is_named(api: Api) -> None:
+    fields = {"costCentre": {"type": "string", "minLength": 4}, "amount": {"type": "number"}, "day": {"type": "string"}}
+    gid = await ask(api, form={"type": "object", "required": ["day"], "properties": fields})
+    refused = await decide(api, gid, APPROVE | {"data": {"costCentre": "47", "amount": "much", "colour": "red"}})
+    problem = assert_problem(refused, 422)
+    assert {each["field"]: each["code"] for each in problem["errors"]} == {
+        "data.day": "missing",
+        "data.colour": "invalid",
+        "data.amount": "invalid",
+        "data.costCentre": "invalid",
+    }
+    assert ok(await api.get(f"/v1/tasks/{gid}"))["state"] == "open"
+
+
+async def test_a_quorum_may_be_as_large_as_the_assignees_or_a_group(api: Api) -> None:
+    await ask(api, quorum=2, assignees=["ann", "bo"])
+    await publish_another(api, quorum=5, assignees=["ann", "group:finance"])
+
+
 async def test_a_rejection_discards_the_delivery_as_declined(api: Api) -> None:
     gid = await ask(api)
     assert_problem(await decide(api, gid, {"outcome": "rejected", "version": 1}), 422, "comment")
@@ -144,6 +163,7 @@ async def test_a_delegation_moves_the_version(api: Api) -> None:
     ("task", "field"),
     [
         ({"quorum": 0}, "task.quorum"),
+        ({"quorum": 3, "assignees": ["ann", "bo", "ann"]}, "task.quorum"),
         ({"kind": "wish"}, "task.kind"),
         ({"titel": "x"}, "task.titel"),
         ({"escalation": {"afterReminders": 1, "to": "ep_directors"}}, "task.escalation.to"),

@@ -10,6 +10,7 @@ import pytest
 
 from everhook_client import ApiError, AsyncClient, Client, ConnectionFailed, EverhookError, RawJson, Retries, calls
 from everhook_client.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, RateLimited, ServerError
+from everhook_client.models import NewMessage
 from testing.api import ON_SHARED, ok
 from testing.processes import free_port
 from tests.sdk.conftest import QUICK, Server, cutting, in_thread, responding
@@ -153,6 +154,37 @@ async def test_lists_are_read_page_by_page(server: Server, kind: str, monkeypatc
         assert server.proxy.requests == ["GET messages"] * 3
         assert [d["status"] async for d in client.deliveries.list(endpoint_gid=gid)] == ["available"] * 5
         assert [d async for d in client.dead_letters.list(endpoint_gid=gid, last_status_code=[401, 403])] == []
+
+
+async def test_a_batch_is_published_once_and_each_message_has_its_result(server: Server) -> None:
+    channel, gid = await server.endpoint()
+    plain: NewMessage = {"type": "a", "payload": RawJson(b'{"price":  1.10}')}
+    keyed: NewMessage = {"type": "b", "payload": None, "idempotencyKey": "own"}
+    async with server.async_client() as client:
+        first = await client.publish_batch(channel, [plain, keyed], idempotency_key="k")
+        changed: NewMessage = {"type": "b", "payload": 2, "idempotencyKey": "own"}
+        with server.client() as blocking:
+            again = await in_thread(blocking.publish_batch, channel, [plain, changed], idempotency_key="k")
+        assert [each.get("messageGid") for each in again["data"]] == [first["data"][0].get("messageGid"), None]
+        assert again["data"][1]["type"] == "/problems/idempotency-key-reused"
+    items = (await server.api.http.get(f"/v1/endpoints/{gid}/poll")).content
+    assert items.count(b'"lease"') == 2 and b'"payload":{"price":  1.10}' in items
+
+
+async def test_an_invalid_message_refuses_its_batch(server: Server) -> None:
+    channel, _ = await server.endpoint()
+    async with server.async_client() as client:
+        with pytest.raises(InvalidRequest) as caught:
+            await client.publish_batch(channel, [{"type": "a", "payload": 1}, {"type": "not a type", "payload": 1}])
+        assert list(caught.value.errors_by_field) == ["messages[1].type"]
+        assert [each async for each in client.messages.list(channel=channel)] == []
+
+
+async def test_the_audit_trail_is_listed(server: Server) -> None:
+    _, gid = await server.endpoint()
+    async with server.async_client() as client:
+        entries = [each async for each in client.audit.list(subject=gid)]
+    assert [each["action"] for each in entries] == ["endpoint.created"]
 
 
 async def test_a_payload_is_sent_byte_for_byte(server: Server) -> None:

@@ -141,7 +141,8 @@ def publish(
     `endpoint_gid`: to this endpoint alone. Without `retry` a delivery has one attempt. `deliver_at` (RFC 3339) or
     `delay_seconds`: deliver it later, by 30 days at most. Endpoints get messages with the same `group_key` in order.
     """
-    members = {
+    message: dict[str, Any] = {
+        "payload": payload,
         "type": type,
         "idempotencyKey": idempotency_key or uuid.uuid4().hex,
         "tenant": tenant,
@@ -155,12 +156,35 @@ def publish(
         "delaySeconds": delay_seconds,
         "groupKey": group_key,
     }
+    members = {name: value for name, value in message.items() if value is not None or name == "payload"}
+    return Call("POST", path("channels", channel, "messages"), content=_object(members), headers=JSON_TYPE)
+
+
+def publish_batch(
+    channel: str, messages: Sequence[models.NewMessage], *, idempotency_key: str | None = None
+) -> Call[models.PublishedMessages]:
+    """Publish up to 500 messages in one transaction. An invalid one refuses all of them.
+
+    Messages have the names of the API: `{"payload": …, "type": …}`. Those without an `idempotencyKey` have one of
+    `idempotency_key`, or of a generated key, and their index. `data` of the result has an element for each message: the
+    published message, or a problem if its key was used with another body.
+    """
+    content = b'{"messages": [%b]}' % b", ".join(_object(message) for message in messages)
+    headers = {**JSON_TYPE, "idempotency-key": idempotency_key or uuid.uuid4().hex}
+    return Call("POST", path("channels", channel, "messages", "batch"), content=content, headers=headers)
+
+
+def _object(members: Mapping[str, Any]) -> bytes:
+    """A JSON object. RawJson stays as it is."""
     written = [
-        f"{json.dumps(name)}: {json.dumps(value)}, ".encode() for name, value in members.items() if value is not None
+        b"%b: %b"
+        % (
+            json.dumps(name).encode(),
+            value if isinstance(value, RawJson) else json.dumps(value, allow_nan=False).encode(),
+        )
+        for name, value in members.items()
     ]
-    raw = payload if isinstance(payload, RawJson) else json.dumps(payload, allow_nan=False).encode()
-    content = b'{%b"payload": %b}' % (b"".join(written), raw)
-    return Call("POST", path("channels", channel, "messages"), content=content, headers=JSON_TYPE)
+    return b"{%b}" % b", ".join(written)
 
 
 def wait_once(
@@ -547,6 +571,14 @@ def cancel_batch(gid: str) -> Call[models.Batch]:
 
 
 # Everhook itself
+
+
+def list_audit_entries(
+    *, actor: Several = None, action: Several = None, subject: Several = None, tenant: Several = None,
+    since: str | None = None, until: str | None = None,
+) -> Listing[models.AuditEntry]:  # fmt: skip
+    """Who did what, newest first. `subject` is the gid of what was changed."""
+    return _list("audit", actor=actor, action=action, subject=subject, tenant=tenant, since=since, until=until)
 
 
 def get_health_overview(*, tenant: str | None = None, limit: int | None = None) -> Call[models.Overview]:

@@ -146,8 +146,10 @@ class Client:
         self.deliveries = resources.Deliveries(self)
         self.dead_letters = resources.DeadLetters(self)
         self.batches = resources.Batches(self)
+        self.audit = resources.Audit(self)
 
     publish = blocking(calls.publish)
+    publish_batch = blocking(calls.publish_batch)
     health_overview = blocking(calls.get_health_overview)
 
     def wait_for(
@@ -232,8 +234,10 @@ class AsyncClient:
         self.deliveries = resources.AsyncDeliveries(self)
         self.dead_letters = resources.AsyncDeadLetters(self)
         self.batches = resources.AsyncBatches(self)
+        self.audit = resources.AsyncAudit(self)
 
     publish = awaitable(calls.publish)
+    publish_batch = awaitable(calls.publish_batch)
     health_overview = awaitable(calls.get_health_overview)
 
     async def wait_for(

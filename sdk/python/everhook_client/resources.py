@@ -258,3 +258,11 @@ class AsyncBatches(_AsyncGroup):
     list = async_pages(calls.list_batches)
     get = awaitable(calls.get_batch)
     cancel = awaitable(calls.cancel_batch)
+
+
+class Audit(_Group):
+    list = pages(calls.list_audit_entries)
+
+
+class AsyncAudit(_AsyncGroup):
+    list = async_pages(calls.list_audit_entries)
