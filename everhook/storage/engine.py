@@ -128,6 +128,7 @@ def _redact(context: ExceptionContext) -> None:
 class Database:
     """Connections and sessions. Leaving a `writing` block commits; an exception rolls back.
 
+    `connections`: how many readers there may be at a time, on PostgreSQL together with writers.
     `response_timeout`: how many seconds PostgreSQL may take for one statement; None: no limit. `create`: create the
     file of an SQLite database if it does not exist. Only migrations do this, so that nothing else leaves an empty file.
     """
@@ -144,6 +145,7 @@ class Database:
         self._url = url
         self._response_timeout = response_timeout
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.connections = SQLITE_READERS if self.is_sqlite else 2 * pool_size
         if self.is_sqlite:
             file = _sqlite_file(self.url, create=create)
             self._writer = _sqlite_engine(file, pool_size=1, begin="BEGIN IMMEDIATE")

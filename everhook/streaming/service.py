@@ -375,12 +375,20 @@ class PullStream:
             return True
 
     async def _release_undelivered(self) -> int:
-        """Release what an earlier stream had written and the client never received."""
+        """Release what an earlier stream had written and the client never received. While the database is unavailable
+        the stream waits: if it began without the release, messages would wait for the ends of their leases."""
         found = _EVENT_ID.fullmatch(self._request.last_event_id or "")
         if found is None or not is_gid(found[1], Kind.CONSUMER):
             return 0
         self._streams.leave(found[1])
-        return await self._pulls.release(self.endpoint, found[1], int(found[2]))
+        while not (self._has_left or self._streams.is_ending):
+            try:
+                return await self._pulls.release(self.endpoint, found[1], int(found[2]))
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+            await self._waiter.wait(OUTAGE_PAUSE_S)
+        return 0
 
     async def _release_unwritten(self) -> None:
         if self._handed_out <= self._written and not self._is_unsure:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.main import end_streams
 from everhook.contracts import DeadLetterReason
@@ -20,10 +21,11 @@ from everhook.delivery.store import dead_letter
 from everhook.errors import InvalidField
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.publishing import store
-from everhook.pulling import direct
+from everhook.pulling import direct, queue_store
 from everhook.pulling.queue_store import enqueue
 from everhook.serving import protocol
 from everhook.serving.server import serving
+from everhook.storage.engine import SQLITE_READERS
 from everhook.storage.tables import now
 from everhook.streaming import service as streaming
 from testing.api import API_KEY, JSON, Api, assert_problem, created
@@ -187,6 +189,51 @@ async def test_a_client_that_reconnects_gets_unreceived_deliveries_again(server:
                 assert idle_hello["released"] == 1  # nothing but its first event arrived
     async with server.stream(gid, last_event_id="nonsense") as (_, third_hello):
         assert third_hello["released"] == 0
+
+
+async def test_a_client_that_reconnects_during_an_outage_gets_unreceived_deliveries_after_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    await publish(api, 3)
+    release, outages = api.services.pulls.release, iter([PoolTimeoutError(), PoolTimeoutError()])
+
+    async def release_after_the_outage(*arguments: Any) -> int:
+        for outage in outages:
+            raise outage
+        return await release(*arguments)
+
+    async with server.stream(gid) as (stream, _):
+        events = await stream.take(3)
+        monkeypatch.setattr(streaming, "OUTAGE_PAUSE_S", 0.01)
+        monkeypatch.setattr(api.services.pulls, "release", release_after_the_outage)
+        async with server.stream(gid, last_event_id=events[0].id) as (again, hello):
+            assert hello["released"] == 2
+            assert [event.data["payload"] for event in await again.take(2)] == [{"n": 1}, {"n": 2}]
+
+
+async def test_streams_that_connect_together_leave_connections_to_the_database_for_others(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = server.api
+    gid = await pull_endpoint(api, "stream")
+    next_available, may_read = queue_store.next_available, asyncio.Event()
+
+    async def read_when_allowed(*arguments: Any) -> Any:
+        await may_read.wait()
+        return await next_available(*arguments)
+
+    monkeypatch.setattr(queue_store, "next_available", read_when_allowed)
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(server.stream(gid)) for _ in range(SQLITE_READERS + 4)]
+        await publish(api, 1)
+        may_read.set()
+        await assert_eventually(lambda: _assert_seen([stream for stream, _ in opened], 1))
+
+
+def _assert_seen(streams: list[Stream], count: int) -> None:
+    assert sum(each.arrived.qsize() for each in streams) == count
 
 
 async def test_a_stream_is_kept_alive_and_ends_after_its_lifetime(server: Server) -> None:

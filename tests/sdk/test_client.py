@@ -220,7 +220,7 @@ async def test_both_clients_have_the_same_calls() -> None:
     """Blocking, awaited and iterated return types differ; parameters do not."""
     groups = {name: value for name, value in vars(Client("http://x", None)).items() if name[0] != "_"}
     others = vars(AsyncClient("http://x", None))
-    assert len(groups) == 9
+    assert len(groups) == 10
     for name, group in groups.items():
         assert _methods(type(group)) == _methods(type(others[name]))
     of_async = _methods(AsyncClient)
