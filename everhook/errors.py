@@ -53,14 +53,13 @@ class InvalidField(DomainError):
     """A field has a value that is not allowed here. `field` is its path in the request: `policy.delaysSeconds[2]`.
     `others`: further fields that are wrong."""
 
-    def __init__(
-        self, field: str, message: str, code: str = "invalid", *, others: Sequence["InvalidField"] = ()
-    ) -> None:
+    others: Sequence["InvalidField"] = ()
+
+    def __init__(self, field: str, message: str, code: str = "invalid") -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
         self.code = code
-        self.others = others
 
 
 class MalformedPayload(InvalidField):

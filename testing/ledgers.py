@@ -284,7 +284,7 @@ class _Check:
         self._database = database
         self._arrivals = arrivals
         self._hashes = {ack.message_gid: ack.payload_sha256 for ack in publisher.acks}
-        self._possibly_accepted = {publish.payload_sha256 for publish in publisher.without_response}
+        self._hashes_without_response = {publish.payload_sha256 for publish in publisher.without_response}
         self._cancelled = publisher.cancelled
         self._acks = {ack.message_gid: ack for ack in publisher.acks if ack.message_gid not in publisher.cancelled}
         self._promised = _promises(self._acks.values())
@@ -370,7 +370,7 @@ class _Check:
         return [
             Violation(line.id, line.place, self._why_unknown(line))
             for line in self._arrivals
-            if Pair(line.id, line.place) not in self._promised and not self._possibly_accepted_accepted(line)
+            if Pair(line.id, line.place) not in self._promised and not self._may_be_accepted(line)
         ]
 
     def _why_unknown(self, line: ArrivalLine) -> str:
@@ -378,8 +378,8 @@ class _Check:
             return "was cancelled"
         return "not an endpoint of this message" if line.id in self._hashes else "never acknowledged"
 
-    def _possibly_accepted_accepted(self, line: ArrivalLine) -> bool:
-        return line.id not in self._hashes and line.payload_sha256 in self._possibly_accepted
+    def _may_be_accepted(self, line: ArrivalLine) -> bool:
+        return line.id not in self._hashes and line.payload_sha256 in self._hashes_without_response
 
     def _cancelled_rows(self) -> list[Violation]:
         rows = [row for row in self._database.deliveries if row.message_gid in self._cancelled]

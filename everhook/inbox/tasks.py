@@ -286,8 +286,8 @@ def check_data(form: Mapping[str, Any] | None, data: Mapping[str, Any] | None) -
         return
     wrong = wrong_data(form, data or {})
     if wrong:
-        first, *others = wrong
-        raise InvalidField(first.field, first.message, first.code, others=others)
+        wrong[0].others = wrong[1:]
+        raise wrong[0]
 
 
 def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[InvalidField]:

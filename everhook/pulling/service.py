@@ -209,19 +209,16 @@ class PullQueue:
         """Hand out up to `request.limit` deliveries, and record the leases that expired. A claim that finds nothing
         costs two reads."""
         async with self._claiming:
-            return await self._claim_in_turn(endpoint, request)
-
-    async def _claim_in_turn(self, endpoint: PulledEndpoint, request: Request) -> Claim:
-        async with self._database.read_connection() as connection:
-            held = await self._held(connection, endpoint)
-            moment, available_at = await queue.next_available(connection, endpoint.gid)
-        if available_at is None or available_at > moment:
-            next_in = (available_at - moment).total_seconds() if available_at is not None else None
-            return Claim(held=held, next_in=next_in)
-        if held is not None and held is not Held.MAX_IN_FLIGHT:
-            return Claim(held=held)
-        issuer = await self._issuers.get()
-        claim, after = await once_more_if_outdated(lambda: self._claim(endpoint, request, issuer))
+            async with self._database.read_connection() as connection:
+                held = await self._held(connection, endpoint)
+                moment, available_at = await queue.next_available(connection, endpoint.gid)
+            if available_at is None or available_at > moment:
+                next_in = (available_at - moment).total_seconds() if available_at is not None else None
+                return Claim(held=held, next_in=next_in)
+            if held is not None and held is not Held.MAX_IN_FLIGHT:
+                return Claim(held=held)
+            issuer = await self._issuers.get()
+            claim, after = await once_more_if_outdated(lambda: self._claim(endpoint, request, issuer))
         self._conclude(endpoint, after)
         return claim
 

@@ -141,8 +141,7 @@ def publish(
     `endpoint_gid`: to this endpoint alone. Without `retry` a delivery has one attempt. `deliver_at` (RFC 3339) or
     `delay_seconds`: deliver it later, by 30 days at most. Endpoints get messages with the same `group_key` in order.
     """
-    message: dict[str, Any] = {
-        "payload": payload,
+    members = {
         "type": type,
         "idempotencyKey": idempotency_key or uuid.uuid4().hex,
         "tenant": tenant,
@@ -156,8 +155,8 @@ def publish(
         "delaySeconds": delay_seconds,
         "groupKey": group_key,
     }
-    members = {name: value for name, value in message.items() if value is not None or name == "payload"}
-    return Call("POST", path("channels", channel, "messages"), content=_object(members), headers=JSON_TYPE)
+    message = {name: value for name, value in members.items() if value is not None} | {"payload": payload}
+    return Call("POST", path("channels", channel, "messages"), content=_object(message), headers=JSON_TYPE)
 
 
 def publish_batch(
