@@ -166,7 +166,7 @@ class Process:
         text = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join([f"--- {self.name} ({self.log}, status {self.returncode})", *text[-lines:]])
 
-    async def wait_ready(self, *, url: str | None = None, line: str | None = None, timeout: float = 30.0) -> None:
+    async def wait_ready(self, *, url: str | None = None, line: str | None = None, timeout: float = 90.0) -> None:
         """Wait until `url` returns 200, or the output contains `line`. ProcessFailed if it ends first or is late."""
         async with httpx.AsyncClient(trust_env=False, timeout=2.0, verify=False) as client:
             deadline = time.monotonic() + timeout

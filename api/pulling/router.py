@@ -4,7 +4,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import problem_types
 from api.dependencies import Principal, ServicesDep, Store
@@ -21,6 +21,7 @@ from api.pulling.schemas import (
 )
 from api.pulling.streaming import STREAM_EXAMPLE, RenderedStream
 from api.schemas import Gid, Name
+from everhook.pulling.leases import PulledEndpoint
 from everhook.pulling.leases import Request as PullRequest
 from everhook.pulling.service import Claim
 from everhook.streaming.service import StreamRequest
@@ -32,6 +33,15 @@ MAX_ITEMS, MAX_WAIT_S = 100, 55.0
 
 UNSTORED = {"cache-control": "no-store"}
 NOT_PULLED: dict[str, Any] = {"responses": documents(problem_types.NOT_PULLED)}
+
+
+async def _connected(gid: Gid, services: ServicesDep, store: Store) -> PulledEndpoint:
+    """The endpoint that a consumer connects to."""
+    async with services.pulls.turns, store.reading() as session:
+        return await services.endpoints.pulled(session, gid)
+
+
+Connected = Annotated[PulledEndpoint, Depends(_connected)]
 
 Limit = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many deliveries at most.")]
 WaitSeconds = Annotated[
@@ -55,10 +65,9 @@ ConsumerName = Annotated[Name | None, Query(description="Your name, for operator
     },
 )
 async def poll_endpoint(
-    gid: Gid,
+    endpoint: Connected,
     request: Request,
     services: ServicesDep,
-    store: Store,
     caller: Principal,
     limit: Limit = 10,
     wait_seconds: WaitSeconds = 0,
@@ -70,8 +79,6 @@ async def poll_endpoint(
     Acknowledge them before the lease ends; otherwise another consumer gets them. An empty list is a normal response:
     poll again.
     """
-    async with store.reading() as session:
-        endpoint = await services.endpoints.pulled(session, gid)
     asked = PullRequest(
         consumer=consumer or caller.name,
         limit=limit,
@@ -127,7 +134,7 @@ async def acknowledge(
     },
 )
 async def stream_endpoint(
-    gid: Gid,
+    endpoint: Connected,
     services: ServicesDep,
     store: Store,
     caller: Principal,
@@ -142,14 +149,12 @@ async def stream_endpoint(
     reconnect, with the id of the last event in the header `Last-Event-ID`. Events after that one never arrived, and are
     delivered again at once.
     """
-    async with store.reading() as session:
-        endpoint = await services.endpoints.pulled(session, gid)
 
     async def may_continue() -> bool:
         if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
             return False
         async with store.reading() as session:
-            return await services.endpoints.can_be_pulled(session, gid)
+            return await services.endpoints.can_be_pulled(session, endpoint.gid)
 
     asked = StreamRequest(
         name=consumer or caller.name,

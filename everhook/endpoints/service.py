@@ -38,7 +38,7 @@ from everhook.endpoints.store import EndpointView, route_to
 from everhook.errors import InvalidField, NotFound, NotPulled, Unavailable
 from everhook.event_types import store as event_types
 from everhook.inbox.store import open_deliveries
-from everhook.inbox.tasks import parse_spec
+from everhook.inbox.tasks import check_inbox
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
 from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
@@ -537,7 +537,7 @@ def _check_options(mode: DeliveryMode, options: Mapping[str, Any]) -> None:
     if mode is DeliveryMode.INBOX:
         if not options.get("name"):
             raise InvalidField("options.name", "is required for the mode inbox", "missing")
-        parse_spec(options.get("task") or {}, "options.task")
+        check_inbox(options)
 
 
 def _check_circuit(mode: DeliveryMode, circuit: Mapping[str, Any] | None) -> None:

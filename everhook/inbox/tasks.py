@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from everhook.errors import InvalidField
 from everhook.ids import Kind, is_gid
@@ -134,16 +135,15 @@ class TaskSpec(_Part):
             and all(each.effect is not Effect.PASS for each in self.outcomes)
         ):
             raise ValueError("onDue: no outcome has the effect `pass`")
-        if self.quorum is not None and self._can_never_agree(self.quorum):
+        if not any(each.startswith(GROUP) for each in self.assignees or ()) and self.asks_too_few({}):
             raise ValueError("quorum: is more than the number of assignees")
         if self.form is not None:
             check_form(self.form)
         return self
 
-    def _can_never_agree(self, quorum: int) -> bool:
-        """Whether fewer people are asked than have to agree. A group may have any number of members."""
-        people = set(self.assignees or ())
-        return bool(people) and len(people) < quorum and not any(each.startswith(GROUP) for each in people)
+    def asks_too_few(self, groups: Mapping[str, Sequence[str]]) -> bool:
+        """Whether fewer people are asked than have to agree. Without assignees, everyone is asked."""
+        return bool(self.assignees) and len(people_of(self.assignees or (), groups)) < (self.quorum or 1)
 
     def document(self) -> dict[str, Any]:
         """What was given, as JSON."""
@@ -175,16 +175,29 @@ def default_outcomes(kind: TaskKind) -> list[dict[str, Any]]:
 
 
 def parse_spec(given: Any, at: str) -> TaskSpec:
-    """What a publisher sent, or an inbox has. `at` names it in errors. Raises InvalidField."""
+    """What a publisher sent, or an inbox has. `at` names it in errors. Raises InvalidField that names each member that
+    is wrong."""
     try:
         return TaskSpec.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message, path = first["msg"].removeprefix("Value error, "), _path(first["loc"])
-        if not path and ": " in message:  # a rule about one member
-            path, _, message = message.partition(": ")
-        code = "missing" if first["type"] == "missing" else "invalid"
-        raise InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code) from error
+        wrong, *others = [_wrong_member(each, at) for each in error.errors(include_url=False, include_input=False)]
+        wrong.others = others
+        raise wrong from error
+
+
+def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
+    message, path = error["msg"].removeprefix("Value error, "), _path(error["loc"])
+    if not path and ": " in message:  # a rule about one member
+        path, _, message = message.partition(": ")
+    code = "missing" if error["type"] == "missing" else "invalid"
+    return InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code)
+
+
+def check_inbox(options: Mapping[str, Any]) -> None:
+    """Check the defaults of an inbox's tasks. Raises InvalidField."""
+    spec = parse_spec(options.get("task") or {}, "options.task")
+    if spec.asks_too_few(options.get("groups") or {}):
+        raise InvalidField("options.task.quorum", "is more than the number of people who are asked")
 
 
 def _path(location: Sequence[int | str]) -> str:

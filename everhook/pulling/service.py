@@ -175,9 +175,9 @@ class PullQueue:
         self._on_change = on_change
         self._on_freed: Callable[[Sequence[Freed]], None] = lambda _: None
         self._is_ending = False
-        # After a restart all consumers come back at once. Without a limit their claims and releases take every
-        # connection to the database, wait for more until they fail, and publishes fail with them.
-        self._claiming = asyncio.Semaphore(database.connections // 2)
+        self.turns = asyncio.Semaphore(database.connections // 2)
+        """What consumers need the database for when they connect. After a restart all come back at once: without a
+        limit they take every connection, wait for more until they fail, and publishes fail with them."""
         self._streaks: LRUCache[str, _Streak] = LRUCache(MAX_ENDPOINTS_REMEMBERED)
 
     def free_by(self, on_freed: Callable[[Sequence[Freed]], None]) -> None:
@@ -208,7 +208,7 @@ class PullQueue:
     async def claim(self, endpoint: PulledEndpoint, request: Request) -> Claim:
         """Hand out up to `request.limit` deliveries, and record the leases that expired. A claim that finds nothing
         costs two reads."""
-        async with self._claiming:
+        async with self.turns:
             async with self._database.read_connection() as connection:
                 held = await self._held(connection, endpoint)
                 moment, available_at = await queue.next_available(connection, endpoint.gid)
@@ -292,7 +292,7 @@ class PullQueue:
     async def release(self, endpoint: PulledEndpoint, consumer_gid: str, after: int, up_to: int | None = None) -> int:
         """Take back leases that a client never received: those after a position of its stream, up to another. They do
         not count as attempts. Returns how many."""
-        async with self._claiming, self._database.write_connection() as connection:
+        async with self.turns, self._database.write_connection() as connection:
             rows = await queue.lock_consumer(connection, endpoint.gid, consumer_gid, after, up_to)
             moment = await queue.database_time(connection)
             await queue.change(

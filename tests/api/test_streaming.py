@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from api.main import end_streams
 from everhook.contracts import DeadLetterReason
 from everhook.delivery.store import dead_letter
+from everhook.endpoints.service import EndpointService
 from everhook.errors import InvalidField
 from everhook.notifications.publisher_store import EventPublisher
 from everhook.publishing import store
@@ -213,27 +214,35 @@ async def test_a_client_that_reconnects_during_an_outage_gets_unreceived_deliver
             assert [event.data["payload"] for event in await again.take(2)] == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("held", ["when they open", "when they claim"])
 async def test_streams_that_connect_together_leave_connections_to_the_database_for_others(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
     api = server.api
     gid = await pull_endpoint(api, "stream")
-    next_available, may_read = queue_store.next_available, asyncio.Event()
+    owner, name = (EndpointService, "pulled") if held == "when they open" else (queue_store, "next_available")
+    read, may_end = getattr(owner, name), asyncio.Event()
 
-    async def read_when_allowed(*arguments: Any) -> Any:
-        await may_read.wait()
-        return await next_available(*arguments)
+    async def hold(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        await may_end.wait()
+        return found
 
-    monkeypatch.setattr(queue_store, "next_available", read_when_allowed)
-    async with AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(server.stream(gid)) for _ in range(SQLITE_READERS + 4)]
-        await publish(api, 1)
-        may_read.set()
-        await assert_eventually(lambda: _assert_seen([stream for stream, _ in opened], 1))
+    async def receive() -> Event:
+        async with server.stream(gid, prefetch=1) as (stream, _):
+            return await stream.next(PATIENCE_S)
 
+    def turns_are_taken() -> None:
+        assert api.services.pulls.turns.locked()
 
-def _assert_seen(streams: list[Stream], count: int) -> None:
-    assert sum(each.arrived.qsize() for each in streams) == count
+    monkeypatch.setattr(owner, name, hold)
+    streams = [asyncio.create_task(receive()) for _ in range(SQLITE_READERS + 4)]
+    await assert_eventually(turns_are_taken)
+    async with asyncio.timeout(PATIENCE_S):
+        await publish(api, len(streams))
+        may_end.set()
+        events = await asyncio.gather(*streams)
+    assert len({event.data["messageGid"] for event in events}) == len(streams)
 
 
 async def test_a_stream_is_kept_alive_and_ends_after_its_lifetime(server: Server) -> None:

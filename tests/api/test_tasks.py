@@ -187,12 +187,39 @@ async def test_a_wrong_task_is_refused_by_field(api: Api, task: JSON, field: str
     assert await api.count("message") == 0
 
 
+async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
+    await api.channel()
+    wrong = {"quorum": 0, "titel": "x", "links": [{"title": "", "url": "ftp://a.example"}]}
+    problem = assert_problem(await api.try_publish({"type": "a", "payload": 1, "task": wrong}), 422)
+    assert {each["field"] for each in problem["errors"]} == {
+        "task.quorum",
+        "task.titel",
+        "task.links[0].title",
+        "task.links[0].url",
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
         ({"mode": "inbox"}, "options.name"),
         ({"mode": "inbox", "options": {"name": "x", "leaseSeconds": 60}}, "options.leaseSeconds"),
         ({"mode": "inbox", "options": {"name": "x", "task": {"quorum": 0}}}, "options.task.quorum"),
+        (
+            {
+                "mode": "inbox",
+                "options": {
+                    "name": "x",
+                    "task": {"quorum": 3, "assignees": ["ann", "group:finance"]},
+                    "groups": {"finance": ["ann", "bo"]},
+                },
+            },
+            "options.task.quorum",
+        ),
+        (
+            {"mode": "inbox", "options": {"name": "x", "task": {"assignees": ["group:finance"]}}},
+            "options.task.quorum",
+        ),
         ({"mode": "inbox", "options": {"name": "x"}, "url": "https://a.example/"}, "url"),
         ({"mode": "poll", "options": {"name": "x"}}, "options.name"),
     ],
