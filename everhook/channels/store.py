@@ -26,7 +26,7 @@ async def create(
 ) -> Channel | None:
     """The new channel; None if the name is taken."""
     connection = await session.connection()
-    statement = insert_ignoring(connection, Channel, "name").returning(col(Channel.name))
+    statement = insert_ignoring(connection, Channel, "name", returning="name")
     row = {
         "name": name,
         "policy": policy,

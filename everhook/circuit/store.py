@@ -20,6 +20,7 @@ from everhook.storage.tables import (
     CircuitRow,
     Delivery,
     Endpoint,
+    PullItem,
     Subscription,
     Tenant,
     now,
@@ -31,7 +32,8 @@ class EndpointState:
     """What decides about the next delivery to an endpoint: its version, its limits, and its circuit.
 
     `failures` are those in a row that the circuit counts now. `probe_until` is when the claim on the one probe of a
-    half-open circuit ends. `is_deleted`: deliveries are dead-lettered, and none is parked.
+    half-open circuit ends. `is_deleted`: deliveries are dead-lettered, and none is parked. `leases` are those that
+    consumers have; None: they were not counted.
     """
 
     version: int
@@ -42,6 +44,7 @@ class EndpointState:
     rate_limit: float | None
     max_in_flight: int | None = None
     is_deleted: bool = False
+    leases: int | None = None
 
     @property
     def queue_limit(self) -> float | None:
@@ -63,17 +66,18 @@ MAX_STATES = 1_000
 
 
 async def endpoint_states(
-    connection: AsyncConnection, endpoint_gids: Sequence[str], *, lock_held: bool = False
+    connection: AsyncConnection, endpoint_gids: Sequence[str], *, lock_held: bool = False, count_leases: bool = False
 ) -> dict[str, EndpointState]:
-    """The states of those endpoints that exist.
+    """The states of those endpoints that exist. Leases are counted on request: an endpoint may have thousands.
 
     `lock_held`: lock the states that do not allow sending until the transaction ends (`FOR SHARE`). A delivery that is
     parked because of such a state is then committed before the circuit can close, so the release finds it. SQLite needs
     no lock, because it has only one writer.
     """
     found: dict[str, EndpointState] = {}
+    statement = _STATES_AND_LEASES if count_leases else _STATES
     for start in range(0, len(endpoint_gids), MAX_STATES):
-        found |= await _states(connection, _STATES, endpoint_gids[start : start + MAX_STATES])
+        found |= await _states(connection, statement, endpoint_gids[start : start + MAX_STATES])
     held = sorted(gid for gid, state in found.items() if not state.sends)
     if held and lock_held and connection.dialect.name == "postgresql":
         for start in range(0, len(held), MAX_STATES):
@@ -102,6 +106,11 @@ _STATES: Select[*tuple[Any, ...]] = (
     )
     .join(Endpoint, col(Endpoint.gid) == col(CircuitRow.endpoint_gid))
     .where(col(CircuitRow.endpoint_gid).in_(bindparam("gids", expanding=True)))
+)
+_STATES_AND_LEASES = _STATES.add_columns(
+    select(func.count())
+    .where(col(PullItem.endpoint_gid) == col(CircuitRow.endpoint_gid), col(PullItem.consumer).is_not(None))
+    .scalar_subquery()
 )
 _LOCKED_STATES = _STATES.order_by(col(CircuitRow.endpoint_gid)).with_for_update(read=True, of=table_of(CircuitRow))
 

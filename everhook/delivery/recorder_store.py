@@ -1,7 +1,7 @@
 """The recorder: attempts with their receipts, and parked deliveries, written in batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -177,14 +177,14 @@ async def _record_receipts(connection: AsyncConnection, new: Sequence[Attempted]
 
 async def _insert_attempts(connection: AsyncConnection, attempted: Sequence[Attempted]) -> list[Attempted]:
     """Insert attempts and return those that were new."""
-    insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number").returning(col(Attempt.gid))
+    insert = insert_ignoring(connection, Attempt, "delivery_gid", "round", "number", returning="gid")
     inserted = (await connection.execute(insert, [_attempt_row(item) for item in attempted])).scalars()
     items = {item.record.attempt_gid: item for item in attempted}
     return [items[gid] for gid in inserted]
 
 
 def _attempt_row(item: Attempted) -> dict[str, Any]:
-    row = asdict(item.record)
+    row = dict(vars(item.record))  # `asdict` copies each value
     del row["url_sha256"], row["signatures_sha256"]  # used only for the receipt
     row["gid"] = row.pop("attempt_gid")
     row["error_detail"] = item.transcript.detail

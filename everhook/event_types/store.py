@@ -99,7 +99,7 @@ def _compile(name: str, document: Any) -> PayloadSchema:
 
 async def create(session: AsyncSession, row: EventType) -> EventType | None:
     """The new event type; None if the name is taken."""
-    statement = insert_ignoring(await session.connection(), EventType, "name").returning(col(EventType.name))
+    statement = insert_ignoring(await session.connection(), EventType, "name", returning="name")
     created = await session.execute(statement.values(columns(row)))
     return await get(session, row.name) if created.one_or_none() is not None else None
 

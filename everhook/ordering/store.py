@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, delete, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.pulling.queue_store import enqueue, queue_row
-from everhook.storage.statements import adding, table_of
+from everhook.storage.statements import adding, insert_into, table_of
 from everhook.storage.statements import insert as insert_for
 from everhook.storage.tables import (
     Channel,
@@ -85,7 +85,7 @@ async def take_positions(connection: AsyncConnection, counts: Mapping[Group, int
 
 
 async def insert_grouped(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(insert(_GROUPED), list(rows))
+    await connection.execute(insert_into(GroupedDelivery), list(rows))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -20,7 +20,7 @@ from everhook.publishing.gates import StepState, following, task_of
 from everhook.publishing.gates_store import asking, inboxes
 from everhook.publishing.rows import Publisher, new_task, opened_events
 from everhook.pulling.queue_store import enqueue, queue_row
-from everhook.storage.statements import table_of
+from everhook.storage.statements import insert_into, table_of
 from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, GateState, OperationalEvent, Task, now
 
 _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
@@ -82,7 +82,7 @@ async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, 
     names = await _names(connection, task.delivery_gid)
     delivery = first_input(delivery_gid, task.message_gid, *names, inbox, defaults)
     asked = asking(delivery, inbox, task_of(step, gate.task), publisher, defaults, moment, gate.created_at)
-    await connection.execute(insert(_DELIVERY), [asked.delivery])
+    await connection.execute(insert_into(Delivery), [asked.delivery])
     await _open_tasks(connection, [asked.task], asked.events)
     await connection.execute(update(_GATE).where(_GATE.c.gid == gate.gid).values(step=index, delivery_gid=delivery_gid))
     return Released([asked.input], frozenset())
@@ -91,9 +91,9 @@ async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, 
 async def _open_tasks(
     connection: AsyncConnection, tasks: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
 ) -> None:
-    await connection.execute(insert(table_of(Task)), list(tasks))
+    await connection.execute(insert_into(Task), list(tasks))
     if events:
-        await connection.execute(insert(table_of(OperationalEvent)), list(events))
+        await connection.execute(insert_into(OperationalEvent), list(events))
 
 
 async def decline_step(session: AsyncSession, delivery_gid: str, ending: Ending) -> None:
@@ -185,7 +185,7 @@ async def _release(
     if freed:
         await connection.execute(_FREED, freed)
         rounds = [{"delivery_gid": each.delivery_gid, "round": 1, "began_at": moment} for each in inputs]
-        await connection.execute(insert(table_of(DeliveryRound)), rounds)
+        await connection.execute(insert_into(DeliveryRound), rounds)
     return Released([*sent, *asked], frozenset(each.endpoint_gid for each in pulled))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -14,7 +14,7 @@ from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.policy import DeliveryPolicy
 from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher, asked_row, new_task, opened_events
-from everhook.storage.statements import table_of
+from everhook.storage.statements import insert_into, table_of
 from everhook.storage.tables import Endpoint, Gate, Tenant
 
 
@@ -71,4 +71,4 @@ def asking(
 
 
 async def insert_gates(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(insert(table_of(Gate)), list(rows))
+    await connection.execute(insert_into(Gate), list(rows))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, true, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -33,9 +33,7 @@ class RouteCache:
 
     async def routes(self, connection: AsyncConnection, channels: Sequence[str]) -> dict[str, Routes]:
         """The routes of those channels that exist."""
-        versions = await connection.execute(
-            select(col(Channel.name), col(Channel.routes_version)).where(col(Channel.name).in_(channels))
-        )
+        versions = await connection.execute(_VERSIONS, {"channels": channels})
         found: dict[str, Routes] = {}
         for name, version in versions.all():
             known = self._known.get(name)
@@ -44,6 +42,11 @@ class RouteCache:
                 self._known[name] = known
             found[name] = known[1]
         return found
+
+
+_VERSIONS = select(col(Channel.name), col(Channel.routes_version)).where(
+    col(Channel.name).in_(bindparam("channels", expanding=True))
+)
 
 
 async def endpoint_routes(

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from everhook.storage.statements import table_of
+from everhook.storage.statements import insert_into, table_of
 from everhook.storage.tables import Message, ScheduledMessage, now
 
 _MESSAGE = table_of(Message)
 
 
 async def insert_scheduled(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(insert(table_of(ScheduledMessage)), list(rows))
+    await connection.execute(insert_into(ScheduledMessage), list(rows))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, insert, select, text, tuple_, update
+from sqlalchemy import delete, exists, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
@@ -48,7 +48,7 @@ from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
-from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.statements import insert_ignoring, insert_into
 from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
 
 NO_FAULTS: Mapping[str, Fault] = {}
@@ -392,7 +392,13 @@ class Acceptor:
         """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
         consumers pull are queued. Those of a message with a gate wait for it; its first step is opened."""
         endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
-        found = await endpoint_states(connection, endpoint_gids, lock_held=True) if legs else {}
+        found = (
+            await endpoint_states(
+                connection, endpoint_gids, lock_held=True, count_leases=self._direct.is_offered(endpoint_gids)
+            )
+            if legs
+            else {}
+        )
         states = {gid: state for gid, state in found.items() if not state.is_deleted}
         moment = now()
         may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
@@ -474,7 +480,7 @@ class Acceptor:
                 )
         _complete(rows, publications)
         if rows:
-            await connection.execute(insert(table_of(Delivery)), [row | columns for row in rows] if columns else rows)
+            await connection.execute(insert_into(Delivery), [row | columns for row in rows] if columns else rows)
         if turns.rows:
             await insert_grouped(connection, turns.rows)
         if gates:
@@ -482,9 +488,9 @@ class Acceptor:
         if queued:
             await enqueue(connection, queued)
         if tasks:
-            await connection.execute(insert(table_of(Task)), tasks)
+            await connection.execute(insert_into(Task), tasks)
         if events:
-            await connection.execute(insert(table_of(OperationalEvent)), events)
+            await connection.execute(insert_into(OperationalEvent), events)
         return [
             replace(
                 _accepted(p),
@@ -801,7 +807,7 @@ async def _insert_messages(
         }
         for p in sorted(new, key=lambda p: p.key or ("", "", ""))
     ]
-    await connection.execute(insert(table_of(Message)), rows)
+    await connection.execute(insert_into(Message), rows)
     return {p.message_gid for p in new}
 
 
@@ -814,8 +820,10 @@ async def _take_keys(connection: AsyncConnection, keyed: Sequence[Publication]) 
     ]
     if not rows:
         return set()
-    statement = insert_ignoring(connection, MessageKey, "idempotency_scope", "channel", "idempotency_key")
-    return set((await connection.execute(statement.returning(col(MessageKey.message_gid)), rows)).scalars())
+    statement = insert_ignoring(
+        connection, MessageKey, "idempotency_scope", "channel", "idempotency_key", returning="message_gid"
+    )
+    return set((await connection.execute(statement, rows)).scalars())
 
 
 async def _release_keys(connection: AsyncConnection, publications: Sequence[Publication]) -> None:

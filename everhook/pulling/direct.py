@@ -6,7 +6,7 @@ the queue and are claimed, as are all later attempts. On SQLite at 40 messages a
 was 80 ms with claims; bench/RESULTS.md has the figure of direct hand-out.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,6 +47,10 @@ class DirectHandOut:
         finally:
             self._withdraw(offer)
 
+    def is_offered(self, endpoint_gids: Collection[str]) -> bool:
+        """Whether a stream offers to take deliveries of one of these endpoints: their leases have to be counted."""
+        return not self._offers.keys().isdisjoint(endpoint_gids)
+
     @asynccontextmanager
     async def transaction(self, database: Database) -> AsyncIterator[Connection]:
         """A transaction that accepts deliveries, and may lease them."""
@@ -72,7 +76,7 @@ class DirectHandOut:
         row: dict[str, Any],
     ) -> bool:
         """Lease a delivery that is accepted in this transaction, if a stream takes it: changes the `row` of the queue
-        that is to be inserted. False if the delivery has to wait."""
+        that is to be inserted. `state` is as the transaction read it. False if the delivery has to wait."""
         transaction = self._transactions.get(connection)
         return transaction is not None and await transaction.lease(connection, state, delivery, content, row)
 
@@ -154,12 +158,13 @@ class _Transaction:
         return True
 
     async def _begin(self, connection: Connection, gid: str, state: EndpointState) -> _Endpoint | None:
+        if state.leases is None:
+            return None  # the first offer came after the state was read
         offers = self._take_offers(gid, state)
         if not offers:
             return None
-        self._endpoints[gid] = endpoint = _Endpoint([_Hand(offer) for offer in offers], 0, datetime.min)
-        at_most = offers[0].endpoint.max_in_flight
-        endpoint.room = at_most - await queue.count_leased(connection, gid, at_most)
+        room = offers[0].endpoint.max_in_flight - state.leases
+        self._endpoints[gid] = endpoint = _Endpoint([_Hand(offer) for offer in offers], room, datetime.min)
         endpoint.moment = await queue.database_time(connection)
         return endpoint
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -18,7 +18,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.pulling.leases import Content, consumer_name
-from everhook.storage.statements import insert_ignoring, table_of
+from everhook.storage.statements import insert_ignoring, insert_into, table_of
 from everhook.storage.tables import (
     Attempt,
     Channel,
@@ -59,7 +59,7 @@ def queue_row(delivery_gid: str, endpoint_gid: str, moment: datetime, policy: De
 
 async def enqueue(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows of accepted deliveries, in the transaction that accepts them."""
-    await connection.execute(insert(_QUEUE), rows)
+    await connection.execute(insert_into(PullItem), rows)
 
 
 async def requeue(session: AsyncSession, delivery_gid: str) -> None:

@@ -344,11 +344,11 @@ class PullQueue:
         return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
 
     async def _held(self, connection: Connection, endpoint: PulledEndpoint) -> Held | None:
-        state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
-        leased = await queue.count_leased(connection, endpoint.gid, endpoint.max_in_flight)
+        state = (await endpoint_states(connection, [endpoint.gid], count_leases=True)).get(endpoint.gid)
         if (reason := self._why_held(endpoint, state, moment=None)) is not None:
             return reason
-        return Held.MAX_IN_FLIGHT if leased >= endpoint.max_in_flight else None
+        leases = state.leases if state is not None else None
+        return Held.MAX_IN_FLIGHT if leases is not None and leases >= endpoint.max_in_flight else None
 
     def may_hand_out(self, endpoint: PulledEndpoint, state: EndpointState) -> bool:
         """Whether an endpoint may hand out any number of deliveries: its circuit is closed, and nothing holds it."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.storage.paging import one_of
-from everhook.storage.statements import table_of
+from everhook.storage.statements import insert_into, table_of
 from everhook.storage.tables import (
     ApiKey,
     Channel,
@@ -91,7 +91,7 @@ async def mark_routed(connection: AsyncConnection, message_gids: Collection[str]
 
 async def insert_first_rounds(connection: AsyncConnection, delivery_gids: Collection[str], moment: datetime) -> None:
     rows = [{"delivery_gid": gid, "round": 1, "began_at": moment} for gid in delivery_gids]
-    await connection.execute(insert(table_of(DeliveryRound)), rows)
+    await connection.execute(insert_into(DeliveryRound), rows)
 
 
 async def load_messages(session: AsyncSession, gids: Collection[str]) -> Sequence[Message]:

@@ -24,6 +24,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from everhook.storage import sqlite_driver
+
 Session: TypeAlias = AsyncSession
 Connection: TypeAlias = AsyncConnection
 """For modules without SQL, which only pass a session or a connection to a store."""
@@ -233,6 +235,8 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str | None) -> AsyncEngin
         max_overflow=0,
         hide_parameters=True,
         isolation_level="AUTOCOMMIT" if begin is None else None,
+        connect_args={"async_creator_fn": sqlite_driver.connect},
+        skip_autocommit_rollback=begin is None,  # the writer is in autocommit mode too, as far as the driver knows
         pool_reset_on_return=None if begin is None else "rollback",
     )
 

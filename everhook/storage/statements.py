@@ -1,8 +1,10 @@
-"""Statements that differ between the two databases."""
+"""Statements that differ between the two databases, and inserts, which are built once: to build one takes as long as to
+execute it."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select, text
+from sqlalchemy import BigInteger, ColumnElement, Insert, Table, cast, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
@@ -19,10 +21,24 @@ def insert(dialect: str, table: Table) -> Any:
     return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
-def insert_ignoring(connection: AsyncConnection, model: type[SQLModel], *conflict: str) -> Any:
-    """`INSERT … ON CONFLICT (conflict) DO NOTHING`."""
-    statement = insert(connection.dialect.name, table_of(model))
-    return statement.on_conflict_do_nothing(index_elements=list(conflict))
+@cache
+def insert_into(model: type[SQLModel]) -> Insert:
+    """`INSERT`, for a list of rows."""
+    return table_of(model).insert()
+
+
+def insert_ignoring(
+    connection: AsyncConnection, model: type[SQLModel], *conflict: str, returning: str | None = None
+) -> Any:
+    """`INSERT … ON CONFLICT (conflict) DO NOTHING RETURNING returning`."""
+    return _insert_ignoring(connection.dialect.name, model, conflict, returning)
+
+
+@cache
+def _insert_ignoring(dialect: str, model: type[SQLModel], conflict: tuple[str, ...], returning: str | None) -> Any:
+    table = table_of(model)
+    statement = insert(dialect, table).on_conflict_do_nothing(index_elements=conflict)
+    return statement if returning is None else statement.returning(table.c[returning])
 
 
 def adding(statement: Any, *counts: str) -> Any:

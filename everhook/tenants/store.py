@@ -73,7 +73,7 @@ async def create(session: AsyncSession, name: str, rate: str | None = None) -> T
         return None
     new = Tenant(name=name, publish_rate=rate)
     connection = await session.connection()
-    statement = insert_ignoring(connection, Tenant, "name").returning(col(Tenant.gid))
+    statement = insert_ignoring(connection, Tenant, "name", returning="gid")
     created = (await session.execute(statement.values(new.model_dump()))).one_or_none()
     return new if created is not None else None
 
