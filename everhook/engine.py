@@ -115,6 +115,7 @@ async def delivery_engine(
         history if keeps_history else None,
         guards,
         wake_ups,
+        dispatcher.traffic,
         settings.circuit_policy,
         watch.wake,
         settings.max_payload_bytes,

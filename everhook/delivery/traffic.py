@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from everhook.event_loop import sleep_unless
 
@@ -12,6 +12,9 @@ GIVE_WAY_S = 0.5
 
 FLOWS_S = 1.0
 """Fresh messages flow until none has arrived for this long."""
+
+PASS_S = 0.05
+"""How long an acknowledgement waits for publishes that are in progress."""
 
 REST_S = 1.0
 """The rest between two pieces of work for a replay while fresh messages flow."""
@@ -27,6 +30,9 @@ class Traffic:
         """`is_starting`: whether workflows are being started."""
         self._is_starting = is_starting
         self._in_progress = 0
+        self._publishes = 0
+        self._no_publish = asyncio.Event()
+        self._no_publish.set()
         self._flows_until = 0.0
 
     def began(self) -> None:
@@ -40,9 +46,14 @@ class Traffic:
     def in_progress(self) -> Iterator[None]:
         """Count a publish for the time of the block: what waits for its commit is a fresh message."""
         self.began()
+        self._publishes += 1
+        self._no_publish.clear()
         try:
             yield
         finally:
+            self._publishes -= 1
+            if not self._publishes:
+                self._no_publish.set()
             self.ended()
 
     @property
@@ -56,6 +67,12 @@ class Traffic:
     async def give_way(self, closing: asyncio.Event) -> None:
         """Wait for a moment in which the process is idle, but not for long."""
         await _wait_while(lambda: self.is_busy, GIVE_WAY_S, closing)
+
+    async def let_publishes_pass(self) -> None:
+        """Wait for a moment in which no publish is in progress, but not for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PASS_S):
+                await self._no_publish.wait()
 
     async def rest(self, closing: asyncio.Event) -> None:
         """Rest if fresh messages flow, until they do not or `REST_S` have passed."""

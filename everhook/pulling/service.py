@@ -40,6 +40,7 @@ from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.recorder_store import Attempted, Transcript, record_attempts
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.store import dead_letter
+from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, moment_of, new_gid
 from everhook.observability.metrics import ATTEMPT_SECONDS, ATTEMPTS, DELIVERY_SECONDS, LEASES_EXPIRED
 from everhook.ordering.store import Freed
@@ -157,6 +158,7 @@ class PullQueue:
         history: History | None,
         guards: GuardStarter,
         wake_ups: WakeUps,
+        traffic: Traffic,
         circuit_policy: CircuitPolicy,
         on_change: Callable[[Collection[str]], None] | None = None,
         max_payload_bytes: int = dead_payloads.MAX_BYTES,
@@ -171,6 +173,7 @@ class PullQueue:
         self._history = history
         self._guards = guards
         self._wake_ups = wake_ups
+        self._traffic = traffic
         self._circuit_policy = circuit_policy
         self._on_change = on_change
         self._on_freed: Callable[[Sequence[Freed]], None] = lambda _: None
@@ -231,6 +234,8 @@ class PullQueue:
     ) -> Sequence[LeaseResult]:
         """Take acknowledgements, in one transaction; the results are in the same order. A lease that is not current
         fails none of the others. Repeating the call changes nothing more. `also` runs in the same transaction."""
+        # A consumer works on meanwhile, and a publisher would wait: the p95 of publish to stream was 5 % longer.
+        await self._traffic.let_publishes_pass()
         issuer = await self._issuers.get()
         results, after = await once_more_if_outdated(lambda: self._acknowledge(endpoint, lines, address, issuer, also))
         self._conclude(endpoint, after)

@@ -16,8 +16,10 @@ from everhook.circuit.client import CircuitClient
 from everhook.circuit.machine import CircuitPolicy
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, Verdict
+from everhook.delivery import traffic as traffic_module
 from everhook.delivery.guards import GuardStarter
 from everhook.delivery.inputs_store import InputDefaults
+from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, new_gid
 from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, PulledEndpoint, Request, stream_consumer
 from everhook.pulling.queue_store import QueueRow, back_offs, rows_of
@@ -37,7 +39,7 @@ async def no_temporal() -> Client:
     return await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
 
 
-async def queue_of(database: Database) -> PullQueue:
+async def queue_of(database: Database, traffic: Traffic | None = None) -> PullQueue:
     """What one process has. Temporal is away, and nothing waits for it."""
     client = await no_temporal()
     policy = CircuitPolicy(failure_threshold=1_000)
@@ -49,6 +51,7 @@ async def queue_of(database: Database) -> PullQueue:
         None,
         GuardStarter(client, database),
         WakeUps(database),
+        traffic or Traffic(is_starting=lambda: False),
         policy,
     )
 
@@ -108,6 +111,26 @@ async def test_a_back_off_ends_at_its_time_or_with_a_lease(store: Store, databas
     await change_queue(store, available_at=now())
     assert len((await (await queue_of(database)).claim(endpoint, Request("c"))).items) == 2
     assert await found() == {}
+
+
+async def test_an_acknowledgement_lets_publishes_pass_but_not_for_long(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic_module, "PASS_S", 600.0)
+    traffic = Traffic(is_starting=lambda: False)
+    endpoint, queue = await pulled(store), await queue_of(database, traffic)
+    await publish(store, 2)
+    first, second = (await queue.claim(endpoint, Request("ann"))).items
+    with traffic.in_progress():
+        with traffic.in_progress():
+            taking = asyncio.create_task(queue.acknowledge(endpoint, [Ack(str(first.lease))], None))
+        await asyncio.wait([taking], timeout=0.2)
+        assert not taking.done()
+    assert [result.status for result in await taking] == [LeaseStatus.ACKED]
+    monkeypatch.setattr(traffic_module, "PASS_S", 0.01)
+    with traffic.in_progress():
+        results = await queue.acknowledge(endpoint, [Ack(str(second.lease))], None)
+        assert [result.status for result in results] == [LeaseStatus.ACKED]
 
 
 async def test_acknowledgements_at_once_are_one(store: Store, database: Database, other_database: Database) -> None:
