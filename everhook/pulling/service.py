@@ -234,7 +234,7 @@ class PullQueue:
     ) -> Sequence[LeaseResult]:
         """Take acknowledgements, in one transaction; the results are in the same order. A lease that is not current
         fails none of the others. Repeating the call changes nothing more. `also` runs in the same transaction."""
-        # A consumer works on meanwhile, and a publisher would wait: the p95 of publish to stream was 5 % longer.
+        # The consumer works on meanwhile, and publishers would wait: see `Polls and streams` in bench/RESULTS.md.
         await self._traffic.let_publishes_pass()
         issuer = await self._issuers.get()
         results, after = await once_more_if_outdated(lambda: self._acknowledge(endpoint, lines, address, issuer, also))
