@@ -272,7 +272,7 @@ class IntentService:
         and are handed out again at once. 0: the client began anew; its open leases count as expired. The numbers of
         the stream are higher than `since`. Raises NotPulled and TooManyStreams.
         """
-        async with scope.reading() as session:
+        async with self._pulls.turns, scope.reading() as session:
             endpoint = await self._endpoints.pulled(session, agent.gid)
         holder = consumer_gid(agent.gid)
         request = StreamRequest(

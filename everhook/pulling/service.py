@@ -255,7 +255,8 @@ class PullQueue:
         """End the leases of a consumer that began anew: they count as expired, and are available at once. Returns how
         many."""
         issuer = await self._issuers.get()
-        count, after = await once_more_if_outdated(lambda: self._take_back(endpoint, consumer_gid, issuer))
+        async with self.turns:
+            count, after = await once_more_if_outdated(lambda: self._take_back(endpoint, consumer_gid, issuer))
         self._conclude(endpoint, after, is_one_failure=True)
         if count:
             self._wake_ups.wake([endpoint.gid])
@@ -352,8 +353,8 @@ class PullQueue:
         state = (await endpoint_states(connection, [endpoint.gid], count_leases=True)).get(endpoint.gid)
         if (reason := self._why_held(endpoint, state, moment=None)) is not None:
             return reason
-        leases = state.leases if state is not None else None
-        return Held.MAX_IN_FLIGHT if leases is not None and leases >= endpoint.max_in_flight else None
+        assert state is not None and state.leases is not None
+        return Held.MAX_IN_FLIGHT if state.leases >= endpoint.max_in_flight else None
 
     def may_hand_out(self, endpoint: PulledEndpoint, state: EndpointState) -> bool:
         """Whether an endpoint may hand out any number of deliveries: its circuit is closed, and nothing holds it."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -131,6 +132,21 @@ async def test_an_acknowledgement_lets_publishes_pass_but_not_for_long(
     with traffic.in_progress():
         results = await queue.acknowledge(endpoint, [Ack(str(second.lease))], None)
         assert [result.status for result in results] == [LeaseStatus.ACKED]
+
+
+async def test_what_consumers_do_when_they_connect_waits_for_a_turn(store: Store, database: Database) -> None:
+    endpoint, queue = await pulled(store), await queue_of(database)
+    async with AsyncExitStack() as turns:
+        while not queue.turns.locked():
+            await turns.enter_async_context(queue.turns)
+        connecting = [
+            asyncio.create_task(queue.claim(endpoint, Request("ann"))),
+            asyncio.create_task(queue.release(endpoint, new_gid(Kind.CONSUMER), 0)),
+            asyncio.create_task(queue.take_back(endpoint, new_gid(Kind.CONSUMER))),
+        ]
+        done, _ = await asyncio.wait(connecting, timeout=0.2)
+        assert done == set()
+    await asyncio.gather(*connecting)
 
 
 async def test_acknowledgements_at_once_are_one(store: Store, database: Database, other_database: Database) -> None:
