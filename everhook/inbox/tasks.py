@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
 from pydantic import (
@@ -18,7 +18,8 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
@@ -124,26 +125,36 @@ class TaskSpec(_Part):
     escalation: Escalation | None = None
     links: list[Link] | None = Field(None, max_length=10)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        names = [each.name for each in self.outcomes or ()]
+    @field_validator("outcomes")
+    @classmethod
+    def _distinct(cls, outcomes: list[Outcome] | None) -> list[Outcome] | None:
+        names = [each.name for each in outcomes or ()]
         if len(names) != len(set(names)):
-            raise ValueError("outcomes: each name may occur once")
-        if (
-            self.on_due is OnDue.PASS
-            and self.outcomes
-            and all(each.effect is not Effect.PASS for each in self.outcomes)
-        ):
-            raise ValueError("onDue: no outcome has the effect `pass`")
-        if not any(each.startswith(GROUP) for each in self.assignees or ()) and self.asks_too_few({}):
-            raise ValueError("quorum: is more than the number of assignees")
-        if self.form is not None:
-            check_form(self.form)
-        return self
+            raise ValueError("each name may occur once")
+        return outcomes
 
-    def asks_too_few(self, groups: Mapping[str, Sequence[str]]) -> bool:
-        """Whether fewer people are asked than have to agree. Without assignees, everyone is asked."""
-        return bool(self.assignees) and len(people_of(self.assignees or (), groups)) < (self.quorum or 1)
+    @field_validator("form")
+    @classmethod
+    def _flat(cls, form: dict[str, Any] | None) -> dict[str, Any] | None:
+        if form is not None:
+            check_form(form)
+        return form
+
+    @field_validator("quorum")
+    @classmethod
+    def _can_be_met(cls, quorum: int | None, info: ValidationInfo) -> int | None:
+        assignees = info.data.get("assignees") or ()  # absent if they are wrong themselves
+        if not any(each.startswith(GROUP) for each in assignees) and asks_too_few(assignees, quorum, {}):
+            raise ValueError("is more than the number of assignees")
+        return quorum
+
+    @field_validator("on_due")
+    @classmethod
+    def _can_be_chosen(cls, on_due: OnDue | None, info: ValidationInfo) -> OnDue | None:
+        outcomes = info.data.get("outcomes") or ()
+        if on_due is OnDue.PASS and outcomes and all(each.effect is not Effect.PASS for each in outcomes):
+            raise ValueError("no outcome has the effect `pass`")
+        return on_due
 
     def document(self) -> dict[str, Any]:
         """What was given, as JSON."""
@@ -187,7 +198,7 @@ def parse_spec(given: Any, at: str) -> TaskSpec:
 
 def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
     message, path = error["msg"].removeprefix("Value error, "), _path(error["loc"])
-    if not path and ": " in message:  # a rule about one member
+    if path == "form" and message.startswith("form"):  # the place within the form
         path, _, message = message.partition(": ")
     code = "missing" if error["type"] == "missing" else "invalid"
     return InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code)
@@ -195,8 +206,14 @@ def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
 
 def check_inbox(options: Mapping[str, Any]) -> None:
     """Check the defaults of an inbox's tasks. Raises InvalidField."""
-    spec = parse_spec(options.get("task") or {}, "options.task")
-    if spec.asks_too_few(options.get("groups") or {}):
+    spec, groups = parse_spec(options.get("task") or {}, "options.task"), options.get("groups") or {}
+    named = {f"assignees[{index}]": name for index, name in enumerate(spec.assignees or ())}
+    if spec.escalation is not None:
+        named["escalation.to"] = spec.escalation.to
+    for place, name in named.items():
+        if name.startswith(GROUP) and (group := name.removeprefix(GROUP)) not in groups:
+            raise InvalidField(f"options.task.{place}", f"the inbox has no group {group} in `options.groups`")
+    if asks_too_few(spec.assignees or (), spec.quorum, groups):
         raise InvalidField("options.task.quorum", "is more than the number of people who are asked")
 
 
@@ -344,6 +361,11 @@ class Person:
     address: str | None = None
     identified_by: str = "key"
     inboxes: frozenset[str] | None = None
+
+
+def asks_too_few(assignees: Sequence[str], quorum: int | None, groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether fewer people are asked than have to agree. Without assignees, everyone is asked."""
+    return bool(assignees) and len(people_of(assignees, groups)) < (quorum or 1)
 
 
 def is_assignee(name: str, assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> bool:

@@ -257,6 +257,11 @@ class QueueRow:
         """Whether a lease was handed out whose end is not recorded."""
         return self.consumer is not None
 
+    @property
+    def newest_number(self) -> int:
+        """The highest number that a lease of the round can have had: a release gives its number back."""
+        return self.number if self.is_leased else self.number + 1
+
 
 _COLUMNS = (
     *(col(getattr(PullItem, name)) for name in QueueRow.__dataclass_fields__ if name != "is_grouped"),

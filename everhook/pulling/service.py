@@ -608,7 +608,7 @@ class _Desk:
             return LeaseResult(line.lease, LeaseStatus.UNKNOWN)
         if row is None:
             return self._take_late(line, self._over[lease.delivery_gid])
-        if lease.delivery_gid not in self._inputs or lease.round > row.round:
+        if lease.delivery_gid not in self._inputs or (lease.round, lease.number) > (row.round, row.newest_number):
             return LeaseResult(line.lease, LeaseStatus.UNKNOWN)
         if isinstance(line, Ack):
             return self._ack(line, row)
@@ -628,7 +628,7 @@ class _Desk:
     def _ack(self, ack: Ack, row: QueueRow) -> LeaseResult:
         """An acknowledgement counts even if another consumer holds the delivery now: the work was done,
         and refusing it would have it done again."""
-        number = row.number if row.is_leased else row.number + 1
+        number = row.newest_number
         ended = _Ended(Verdict.DELIVERED, number, self._moment, address=self._address, result=ack.result)
         self._end(row, ended)
         del self._rows[row.delivery_gid]
@@ -641,7 +641,7 @@ class _Desk:
         scheduled = row.available_at - row.lease_until if row.lease_until is not None else timedelta()
         next_at = min(self._moment + max(scheduled, nack.retry_after or timedelta()), row.window_until)
         is_over = row.is_last or nack.dead_letter
-        number = row.number if row.is_leased else row.number + 1
+        number = row.newest_number
         ended = _Ended(
             Verdict.REJECTED if nack.dead_letter else Verdict.RETRY,
             number,

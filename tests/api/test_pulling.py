@@ -135,6 +135,26 @@ async def test_an_expired_lease_is_an_attempt_and_the_next_consumer_gets_the_mes
     ]
 
 
+async def test_a_lease_that_was_not_handed_out_yet_is_unknown(api: Api) -> None:
+    await api.channel()
+    gid = await pull_endpoint(api)
+    await api.publish({"n": 1})
+    (item,) = await poll(api, gid, leaseSeconds=5)
+
+    async def statuses(lease: str) -> set[str]:
+        lines = {"acks": {"lease": lease}, "nacks": {"lease": lease}, "extends": {"lease": lease, "seconds": 60}}
+        return {(await acks(api, gid, **{kind: [line]}))[0]["status"] for kind, line in lines.items()}
+
+    delivery = item["deliveryGid"]
+    assert await statuses(f"{delivery}.1.2") == await statuses(f"{delivery}.2.1") == {"unknown"}
+    await end_lease(api, gid)
+    (again,) = await poll(api, gid)
+    assert again["lease"] == f"{delivery}.1.2"
+    assert await statuses(f"{delivery}.1.3") == {"unknown"}
+    (acked,) = await acks(api, gid, acks=[{"lease": again["lease"]}])
+    assert acked["status"] == "acked"
+
+
 async def test_an_extension_counts_only_for_the_current_lease(api: Api) -> None:
     await api.channel()
     gid = await pull_endpoint(api)

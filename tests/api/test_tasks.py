@@ -189,13 +189,24 @@ async def test_a_wrong_task_is_refused_by_field(api: Api, task: JSON, field: str
 
 async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
     await api.channel()
-    wrong = {"quorum": 0, "titel": "x", "links": [{"title": "", "url": "ftp://a.example"}]}
+    """Also where one member has to fit another."""
+    wrong = {
+        "titel": "x",
+        "outcomes": [{"name": "no", "effect": "decline"}],
+        "onDue": "pass",
+        "form": {"type": "array"},
+        "assignees": ["ann"],
+        "quorum": 2,
+        "links": [{"title": "", "url": "ftp://a.example"}],
+    }
     problem = assert_problem(await api.try_publish({"type": "a", "payload": 1, "task": wrong}), 422)
-    assert {each["field"] for each in problem["errors"]} == {
-        "task.quorum",
-        "task.titel",
-        "task.links[0].title",
-        "task.links[0].url",
+    assert {each["field"]: each["message"] for each in problem["errors"]} == {
+        "task.titel": "extra inputs are not permitted",
+        "task.onDue": "no outcome has the effect `pass`",
+        "task.form.type": "is `object`",
+        "task.quorum": "is more than the number of assignees",
+        "task.links[0].title": "string should have at least 1 character",
+        "task.links[0].url": "string should match pattern '^https?://[^\\s\\x00-\\x1f]+$'",
     }
 
 
@@ -217,7 +228,21 @@ async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
             "options.task.quorum",
         ),
         (
-            {"mode": "inbox", "options": {"name": "x", "task": {"assignees": ["group:finance"]}}},
+            {"mode": "inbox", "options": {"name": "x", "task": {"assignees": ["ann", "group:finance"]}}},
+            "options.task.assignees[1]",
+        ),
+        (
+            {
+                "mode": "inbox",
+                "options": {"name": "x", "task": {"escalation": {"afterReminders": 1, "to": "group:finance"}}},
+            },
+            "options.task.escalation.to",
+        ),
+        (
+            {
+                "mode": "inbox",
+                "options": {"name": "x", "task": {"assignees": ["group:finance"]}, "groups": {"finance": []}},
+            },
             "options.task.quorum",
         ),
         ({"mode": "inbox", "options": {"name": "x"}, "url": "https://a.example/"}, "url"),

@@ -497,12 +497,15 @@ async def test_tokens_of_links_are_of_their_own_kind(pages: Pages) -> None:
 
 async def test_an_inbox_is_created_and_edited_by_a_form(pages: Pages) -> None:
     await pages.sign_in()
-    fields = {"mode": "inbox", "inboxName": "Managers", "assignees": "ann\ngroup:finance", "dueHours": "48"}
+    fields = {"mode": "inbox", "inboxName": "Managers", "assignees": "ann\nbo", "dueHours": "48"}
+    wrong = await pages.send("/endpoints/new", **fields | {"assignees": "ann\ngroup:finance"})
+    assert wrong.status_code == 422 and "the inbox has no group finance" in wrong.text
+    assert 'id="h-assignees" class="mistake"' in wrong.text
     made = await pages.send("/endpoints/new", **fields)
     assert made.status_code == 201 and "whsec_" not in made.text
     (row,) = await pages.api.rows("SELECT gid FROM endpoint")
     options = ok(await pages.api.get(f"/v1/endpoints/{row.gid}"))["options"]
-    assert options["task"] == {"assignees": ["ann", "group:finance"], "dueSeconds": 172_800}
+    assert options["task"] == {"assignees": ["ann", "bo"], "dueSeconds": 172_800}
     kept = {"name": "Managers", "task": {"kind": "review", "assignees": ["ann"]}, "groups": {"finance": ["bo"]}}
     ok(await pages.api.patch(f"/v1/endpoints/{row.gid}", {"options": kept}))
     form = (await pages.get(f"/endpoints/{row.gid}/edit")).text
