@@ -96,7 +96,7 @@ async def opened(progress: Progress) -> Table:
 @contextlib.asynccontextmanager
 async def _chromium() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
-        raise RuntimeError("there is no Chromium here; on Debian: apt install chromium")
+        raise RuntimeError("there is no Chromium here; on Debian: apt install chromium-headless-shell")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
