@@ -10,22 +10,23 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 FAULTS = {
-    "api": 1,
-    "neighbours": 1,
+    "mix": 1,
+    "outages": 1,
+    "rate_limits": 1,
     "removal": 1,
+    "tasks": 1,
     "workers": 1,
-    "circuits": 2,
+    "consumers": 2,
     "dead_letters": 2,
-    "first_attempts": 2,
-    "outages": 2,
-    "temporal_store_lost": 2,
-    "consumers": 3,
-    "mix": 3,
-    "rate_limits": 3,
-    "restored_backups": 3,
-    "tasks": 3,
+    "neighbours": 2,
+    "restored_backups": 2,
+    "api": 3,
+    "circuits": 3,
+    "first_attempts": 3,
+    "temporal_store_lost": 3,
 }
-"""The group of each file of fault tests: each group takes about as long as the others."""
+"""The group of each file of fault tests: each group takes about as long as the others, and only the first needs the
+stack with SQLite."""
 
 LONGEST_FIRST = (
     "faults-1",

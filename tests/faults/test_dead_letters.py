@@ -15,7 +15,7 @@ BIG = os.environ.get("EVERHOOK_BIG") == "1"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 300)]
 
-MANY = 10_000 if BIG else 80
+MANY = 10_000 if BIG else 60
 """`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
 
 THRESHOLD, LANE = 5, 20
@@ -26,8 +26,8 @@ def dead_letters_of(endpoint: CreatedEndpoint) -> str:
     return f'DeliveryStatus="dead_lettered" AND ExecutionStatus="Running" AND Endpoint="{endpoint.gid}"'
 
 
-async def test_the_third_attempt_delivers_what_failed_twice(sqlite: Scene) -> None:
-    scene = sqlite
+async def test_the_third_attempt_delivers_what_failed_twice(postgres: Scene) -> None:
+    scene = postgres
     delays = [0.3, 0.6, 30]
     endpoint = await scene.endpoint(policy={"delaysSeconds": delays})
     await scene.respond(500, 500, 200)
@@ -45,8 +45,8 @@ async def test_the_third_attempt_delivers_what_failed_twice(sqlite: Scene) -> No
     assert await scene.statuses(endpoint) == {"delivered": 1}
 
 
-async def test_the_command_line_of_temporal_replays_dead_letters_by_query(sqlite: Scene, tmp_path: Path) -> None:
-    scene = sqlite
+async def test_the_command_line_of_temporal_replays_dead_letters_by_query(postgres: Scene, tmp_path: Path) -> None:
+    scene = postgres
     endpoint = await scene.endpoint()
     await scene.respond(404)
     await scene.publish(20)

@@ -18,7 +18,7 @@ from testing.waiting import assert_eventually
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MORE_THAN_THE_LANE_SENDS_AT_ONCE = 120
-BURST = 240
+BURST = 120
 """Two APIs and two workers share them."""
 
 DRAIN_S = 60.0

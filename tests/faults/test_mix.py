@@ -15,11 +15,11 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MANY = 90
-BEFORE_THE_KILL = 15
-GROUPS, EACH = 5, 8
-SINGLE = 10
-SCHEDULED, CANCELLED_AT_ONCE, CANCELLED_IN_TIME = 12, 3, 3
+MANY = 48
+BEFORE_THE_KILL = 12
+GROUPS, EACH = 3, 6
+SINGLE = 6
+SCHEDULED, CANCELLED_AT_ONCE, CANCELLED_IN_TIME = 8, 2, 2
 DELAY_S = 6.0
 PAUSE_S = 0.4
 """Between two messages of a group, so that they are published before, during and after the kills."""

@@ -17,7 +17,7 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MANY = 10_000
+MANY = 6_000
 OLD = now() - timedelta(days=200)
 
 
@@ -58,6 +58,8 @@ async def _retained_in_spite_of_a_kill(scene: Scene) -> None:
     await scene.has_statuses(endpoint, delivered=5)
     await _fill(scene, endpoint, DEFAULT_TENANT_GID, ended=OLD)
 
+    client = await scene.stack.temporal.client()
+    await client.get_schedule_handle("retention").trigger()
     await _kill_while_they_go(scene, endpoint)
 
     await scene.has_statuses(endpoint, 120, delivered=5)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 EACH = 20
 DEAD = 'DeliveryStatus="dead_lettered" AND ExecutionStatus="Running" AND Channel="{}"'
 # Retried, and nothing that the circuit counts: the endpoint named a time to come back.
-BUSY = Response(429, headers=(("retry-after", "1"),))
+BUSY = Response(429, headers=(("retry-after", "4"),))
 
 
 async def test_the_temporal_store_may_be_deleted_with_a_hundred_deliveries_open(postgres: Scene) -> None:

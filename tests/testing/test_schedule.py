@@ -8,9 +8,9 @@ GROUPS_OF_FAULTS = {f"faults-{number}" for number in FAULTS.values()}
 
 def test_a_file_is_a_group_and_the_fault_tests_are_three() -> None:
     assert group_of("tests/api/test_lists.py::test_it[a::b]") == "tests/api/test_lists.py"
-    assert group_of("tests/faults/test_workers.py::test_it") == "faults-1"
-    assert group_of("tests/faults/test_outages.py::test_it") == "faults-2"
-    assert group_of("tests/faults/test_mix.py::test_it") == "faults-3"
+    assert group_of("tests/faults/test_mix.py::test_it") == "faults-1"
+    assert group_of("tests/faults/test_consumers.py::test_it") == "faults-2"
+    assert group_of("tests/faults/test_api.py::test_it") == "faults-3"
 
 
 def test_every_file_of_fault_tests_has_a_group() -> None:
