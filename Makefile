@@ -44,7 +44,7 @@ RUN_FAILED_AGAIN := $(BIN)/python -m pytest --last-failed --last-failed-no-failu
 test: $(READY)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not alone" || { [ $$? -eq 1 ] && $(RUN_FAILED_AGAIN); }
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -rlE 'mark\.alone\b' tests --include='test_*.py')
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

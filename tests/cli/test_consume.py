@@ -68,6 +68,7 @@ async def test_a_command_under_way_is_finished_before_it_ends(live: Live, tmp_pa
         [sys.executable, "-m", "cli", "consume", "--endpoint", gid, "--exec", command, "--lease-seconds", "5"],
         log=tmp_path / "consume.log",
         env={"EVERHOOK_URL": live.url, "EVERHOOK_API_KEY": API_KEY},
+        forked=True,
     )
     async with process:
         await assert_eventually(lambda: _assert_exists(tmp_path / "begun"))

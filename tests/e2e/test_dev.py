@@ -33,15 +33,18 @@ REAL_PYTHON = Path(sys.executable).resolve()
 
 
 class Dev:
-    """One `everhook dev`, which may be started again on the same ports and data."""
+    """One `everhook dev`, which may be started again on the same ports and data. `forked`: as in `Process`."""
 
-    def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, forked: bool = True
+    ) -> None:
         self.data_dir = directory / "data"
         self.port, self.temporal_port, self.temporal_ui_port = free_port(), free_port(), free_port()
         self.process = Process(
             [sys.executable, "-m", "cli", "dev", *self.options, *arguments],
             log=directory / "dev.log",
             env={**QUICK, **(env or {})},
+            forked=forked,
         )
 
     @property
@@ -164,7 +167,7 @@ async def is_delivered(client: httpx.AsyncClient, message_gid: str) -> None:
 
 
 async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Path) -> None:
-    async with running(Dev(tmp_path)) as dev:
+    async with running(Dev(tmp_path, forked=False)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
         assert (dev.data_dir / "api-url").read_text() == f"{dev.url}\n", "commands in this directory find the API"
         await dev.prints(r"order\.paid +demo: fails at first +↻ failed +500 .* attempt 1, next in 1 s")

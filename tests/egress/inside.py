@@ -27,9 +27,9 @@ SMALL = b'{"event":"test.small"}'
 LARGE = b'{"event":"test.large","text":"%s"}' % (b"x" * 64 * 1024)
 ONE_ATTEMPT = {"delaysSeconds": [], "timeoutSeconds": TIMEOUT}
 WAVE = 54
-ROUNDS = 3
+ROUNDS = 2
 MAX_HONEST_ROUNDS = 10
-STEADY_MB = 2.0
+STEADY_MB = 4.0
 
 REPORT = "report.json"
 

@@ -83,7 +83,7 @@ async def test_a_connection_to_a_standby_is_not_used_again(away: Database) -> No
 
 async def test_a_migration_without_access_ends_with_a_one_line_error(postgres: PostgresServer, tmp_path: Path) -> None:
     env = {"EVERHOOK_DATABASE_URL": postgres.url_of("nosuch"), "EVERHOOK_DEV": "true"}
-    process = Process([sys.executable, "-m", "cli", "migrate"], log=tmp_path / "migrate.log", env=env)
+    process = Process([sys.executable, "-m", "cli", "migrate"], log=tmp_path / "migrate.log", env=env, forked=True)
     process.start()
     assert await process.wait(timeout=20) == 2, process.tail()
     (line,) = process.output().splitlines()

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+from pathlib import Path
 
 from alembic import command
 from sqlalchemy import inspect, select
@@ -12,9 +13,7 @@ from sqlmodel import SQLModel
 from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
-from testing.processes import REPOSITORY, clean_environment
-
-MIGRATE = "import asyncio, sys; from everhook.storage.migrate import migrate; asyncio.run(migrate(sys.argv[1]))"
+from testing.processes import Process
 
 
 async def tables_of(url: str) -> set[str]:
@@ -62,15 +61,9 @@ async def test_a_migration_can_be_taken_back_and_made_again(new_database_url: st
     assert len(await tenants_of(new_database_url)) == 1
 
 
-async def test_processes_that_migrate_at_once_all_find_it_done(new_database_url: str) -> None:
-    async def run() -> tuple[int | None, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MIGRATE, new_database_url,
-            cwd=REPOSITORY, env=clean_environment(), stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, errors = await process.communicate()
-        return process.returncode, errors.decode()[-2000:]
-
-    for status, errors in await asyncio.gather(run(), run(), run()):
-        assert status == 0, errors
+async def test_processes_that_migrate_at_once_all_find_it_done(new_database_url: str, tmp_path: Path) -> None:
+    env = {"EVERHOOK_DATABASE_URL": new_database_url, "EVERHOOK_DEV": "true"}
+    command = [sys.executable, "-m", "cli", "migrate"]
+    processes = [Process(command, log=tmp_path / f"{n}.log", env=env, forked=True) for n in range(3)]
+    await asyncio.gather(*(process.run() for process in processes))
     assert len(await tenants_of(new_database_url)) == 1
