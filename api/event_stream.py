@@ -6,13 +6,18 @@ transaction. Here nothing is cancelled: the source learns that its client has le
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Protocol
 
 from fastapi import Header
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from api.callers import Caller
+from api.dependencies import Services
+from everhook.storage.engine import Session
+from everhook.storage.tenant_scope import TenantScope
 
 KEEP_ALIVE_S = 15.0
 """A source writes `KEEP_ALIVE` when it wrote nothing for this long, so that proxies keep the connection open and a dead
@@ -29,6 +34,21 @@ LastEventId = Annotated[
 ]
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+def permission(
+    services: Services, caller: Caller, store: TenantScope, is_there: Callable[[Session], Awaitable[bool]]
+) -> Callable[[], Awaitable[bool]]:
+    """What a stream asks from time to time: whether its caller's key is still valid, and what it follows still there
+    for this caller."""
+
+    async def may_continue() -> bool:
+        if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
+            return False
+        async with store.reading() as session:
+            return await is_there(session)
+
+    return may_continue
 
 
 class EventSource(Protocol):

@@ -15,7 +15,7 @@ from api.axme.streams import RenderedAgentStream, RenderedIntentStream
 from api.callers import CONSUMERS, DECIDERS, OWNED, PUBLISHERS, Access, Caller
 from api.decoding import decoded, read_body
 from api.dependencies import Principal, ServicesDep, Store
-from api.event_stream import EventStream
+from api.event_stream import EventStream, permission
 from api.idempotency import IdempotencyKey, refuse_second
 from api.problems import Problem, invalid, rate_headers
 from everhook.axme.intents import Intent, IntentStatus
@@ -121,12 +121,6 @@ async def stream_intents(
         agent = await services.intents.agent(store, caller.actor, address, "address", None)
         CONSUMERS.check(caller, "POST", agent.gid)
 
-    async def may_continue() -> bool:
-        if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
-            return False
-        async with store.reading() as session:
-            return await services.endpoints.can_be_pulled(session, agent.gid)
-
     stream = await services.intents.listen(
         store,
         agent,
@@ -134,7 +128,9 @@ async def stream_intents(
         wait_s=min(wait_seconds, MAX_WAIT_S),
         name=caller.name,
         address=caller.address,
-        may_continue=may_continue,
+        may_continue=permission(
+            services, caller, store, lambda session: services.endpoints.can_be_pulled(session, agent.gid)
+        ),
     )
     return EventStream(RenderedAgentStream(stream))
 

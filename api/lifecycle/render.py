@@ -18,7 +18,7 @@ from everhook.streaming.service import Bye
 
 
 def message_result(found: MessageResult) -> bytes:
-    """A `MessageAnswer`."""
+    """A `MessageResultOut`."""
     return orjson.dumps(
         {
             "messageGid": found.message_gid,

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
-from api.event_stream import EventStream, LastEventId
+from api.event_stream import EventStream, LastEventId, permission
 from api.lifecycle import render
-from api.lifecycle.schemas import RESULT_EXAMPLE, LifecycleEventOut, MessageAnswer
+from api.lifecycle.schemas import RESULT_EXAMPLE, LifecycleEventOut, MessageResultOut
 from api.lifecycle.viewers import viewer_of
 from api.problems import documents
 from api.schemas import Gid, ListOf
@@ -31,7 +31,7 @@ UntilQuery = Annotated[
     "/wait",
     responses={
         HTTPStatus.OK.value: {
-            "model": MessageAnswer,
+            "model": MessageResultOut,
             "description": "What became of it, or `pending` after the timeout",
             "content": {"application/json": {"example": RESULT_EXAMPLE}},
         },
@@ -93,11 +93,8 @@ async def stream_message_events(
     """
     viewer = viewer_of(caller)
 
-    async def may_continue() -> bool:
-        if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
-            return False
-        async with store.reading() as session:
-            return await services.lifecycle.can_be_seen(session, viewer, gid)
-
+    may_continue = permission(
+        services, caller, store, lambda session: services.lifecycle.can_be_seen(session, viewer, gid)
+    )
     stream = await services.lifecycle.follow(store, viewer, gid, last_event_id, may_continue)
     return EventStream(render.RenderedMessageStream(stream))

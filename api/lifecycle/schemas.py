@@ -38,7 +38,7 @@ EVENT_EXAMPLE: dict[str, Any] = {
 }
 
 
-class AnswerOfDelivery(ApiModel):
+class DeliveryResultOut(ApiModel):
     """What became of one delivery."""
 
     delivery_gid: str
@@ -56,7 +56,7 @@ class AnswerOfDelivery(ApiModel):
     completed_at: datetime | None = Field(description="When it was settled. Null before.")
 
 
-class MessageAnswer(ApiModel):
+class MessageResultOut(ApiModel):
     """What became of a message."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [RESULT_EXAMPLE]})
@@ -69,7 +69,7 @@ class MessageAnswer(ApiModel):
         description="Null while the message is pending, and if it went to no endpoint. `partly`: some deliveries are "
         "delivered, the others are dead letters or discarded."
     )
-    deliveries: list[AnswerOfDelivery] = Field(description="Of more than 100, the first 100.")
+    deliveries: list[DeliveryResultOut] = Field(description="Of more than 100, the first 100.")
     more_deliveries: bool = Field(
         description="Whether there are others: `GET /v1/deliveries?messageGid={gid}` lists all of them."
     )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import problem_types
 from api.dependencies import Principal, ServicesDep, Store
-from api.event_stream import EventStream, LastEventId
+from api.event_stream import EventStream, LastEventId, permission
 from api.problems import documents
 from api.pulling.acks import read_lines
 from api.pulling.schemas import (
@@ -150,18 +150,15 @@ async def stream_endpoint(
     delivered again at once.
     """
 
-    async def may_continue() -> bool:
-        if caller.key_gid is not None and await services.api_keys.holder_of(caller.key_gid) is None:
-            return False
-        async with store.reading() as session:
-            return await services.endpoints.can_be_pulled(session, endpoint.gid)
-
     asked = StreamRequest(
         name=consumer or caller.name,
         prefetch=prefetch,
         lease=timedelta(seconds=lease_seconds) if lease_seconds is not None else None,
         address=caller.address,
         last_event_id=last_event_id,
+    )
+    may_continue = permission(
+        services, caller, store, lambda session: services.endpoints.can_be_pulled(session, endpoint.gid)
     )
     return EventStream(RenderedStream(services.streams.open(endpoint, asked, may_continue)))
 

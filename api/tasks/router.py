@@ -10,7 +10,7 @@ from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.problems import documents
 from api.query import Several
 from api.schemas import Gid, ListOf
-from api.tasks.schemas import Assignee, Delegation, TaskAnswer, TaskComment, TaskDetail, TaskOut
+from api.tasks.schemas import Assignee, Delegation, TaskComment, TaskDecision, TaskDetail, TaskOut
 from everhook.decisions.service import TaskView
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
@@ -53,7 +53,7 @@ async def get_task(gid: Gid, services: ServicesDep, store: Store, caller: Princi
     response_model=TaskDetail,
     responses=documents(problem_types.ALREADY_DECIDED, problem_types.TASK_CHANGED, problem_types.PAYLOAD_ERASED),
 )
-async def decide_task(gid: Gid, body: TaskAnswer, services: ServicesDep, store: Store, caller: Principal) -> Response:
+async def decide_task(gid: Gid, body: TaskDecision, services: ServicesDep, store: Store, caller: Principal) -> Response:
     """Decide a task, in your name. The same decision again changes nothing.
 
     It is final, and the delivery ends: as `delivered`, or, if you decline, as `discarded` with the reason `declined`. A

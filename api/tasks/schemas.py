@@ -35,7 +35,7 @@ Assignee = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, p
 Data = Annotated[dict[str, Any], AfterValidator(check_free_json)]
 
 
-class TaskAnswer(ApiModel):
+class TaskDecision(ApiModel):
     """A person's decision. `version` is that of the task that was read."""
 
     model_config = ConfigDict(

@@ -188,14 +188,14 @@ def _object(members: Mapping[str, Any]) -> bytes:
 
 def wait_once(
     message: str | models.PublishedMessage, timeout: float, until: models.Until
-) -> Call[models.MessageAnswer]:
+) -> Call[models.MessageResult]:
     """Wait for a message in one request, up to 55 s."""
     seconds = max(0.0, min(timeout, MAX_WAIT_S))
     query = {"timeoutSeconds": round(seconds, 3), "until": until}
     return Call("GET", path("messages", gid_of(message), "wait"), query, waits_s=seconds)
 
 
-def has_waited(response: models.MessageAnswer, until: models.Until) -> bool:
+def has_waited(response: models.MessageResult, until: models.Until) -> bool:
     """Whether what was waited for has happened."""
     if response["state"] == "settled" or until == "settled":
         return response["state"] == "settled"

@@ -158,7 +158,7 @@ class Client:
         timeout: float = 60.0,
         *,
         until: models.Until = "settled",
-    ) -> models.MessageAnswer:
+    ) -> models.MessageResult:
         """Wait until a message is settled, up to `timeout` seconds: the outcome, and what each receiver responded.
 
         After the timeout `state` is `pending`. `until="first"` waits for one delivery only.
@@ -246,7 +246,7 @@ class AsyncClient:
         timeout: float = 60.0,
         *,
         until: models.Until = "settled",
-    ) -> models.MessageAnswer:
+    ) -> models.MessageResult:
         """Wait until a message is settled, up to `timeout` seconds: the outcome, and what each receiver responded.
 
         After the timeout `state` is `pending`. `until="first"` waits for one delivery only.

@@ -1267,7 +1267,15 @@ class SubscriptionTrialResult(TypedDict):
     failed: FailedCondition | None
 
 
-class TaskAnswer(TypedDict):
+class TaskComment(TypedDict):
+    """
+    A comment, which decides nothing.
+    """
+
+    comment: str
+
+
+class TaskDecision(TypedDict):
     """
     A person's decision. `version` is that of the task that was read.
     """
@@ -1276,14 +1284,6 @@ class TaskAnswer(TypedDict):
     comment: NotRequired[str]
     data: NotRequired[dict[str, Any] | None]
     version: int
-
-
-class TaskComment(TypedDict):
-    """
-    A comment, which decides nothing.
-    """
-
-    comment: str
 
 
 class TaskLinkIn(TypedDict):
@@ -1522,33 +1522,6 @@ class Extend(TypedDict):
     seconds: int
     """
     From now.
-    """
-
-
-class AnswerOfDelivery(TypedDict):
-    """
-    What became of one delivery.
-    """
-
-    deliveryGid: str
-    endpointGid: str
-    mode: DeliveryMode
-    status: DeliveryStatus
-    outcome: NotRequired[str | None]
-    """
-    What a person decided, such as `approved`. Else absent.
-    """
-    result: NotRequired[Any]
-    """
-    What the receiver responded: the `result` of its acknowledgement, the `outcome`, `comment` and `data` of a decision, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without one.
-    """
-    replayable: NotRequired[bool]
-    """
-    True for a dead letter: it may be delivered yet. Else absent.
-    """
-    completedAt: str | None
-    """
-    When it was settled. Null before.
     """
 
 
@@ -1821,6 +1794,33 @@ class Delivery(TypedDict):
     """
 
 
+class DeliveryResult(TypedDict):
+    """
+    What became of one delivery.
+    """
+
+    deliveryGid: str
+    endpointGid: str
+    mode: DeliveryMode
+    status: DeliveryStatus
+    outcome: NotRequired[str | None]
+    """
+    What a person decided, such as `approved`. Else absent.
+    """
+    result: NotRequired[Any]
+    """
+    What the receiver responded: the `result` of its acknowledgement, the `outcome`, `comment` and `data` of a decision, or the body of its 2xx response if that is JSON of less than 16 KiB. Absent without one.
+    """
+    replayable: NotRequired[bool]
+    """
+    True for a dead letter: it may be delivered yet. Else absent.
+    """
+    completedAt: str | None
+    """
+    When it was settled. Null before.
+    """
+
+
 class EndpointHealth(TypedDict):
     """
     The health of an endpoint now, and its attempts within a window.
@@ -2048,7 +2048,7 @@ class TenantList(TypedDict):
     nextCursor: str | None
 
 
-class MessageAnswer(TypedDict):
+class MessageResult(TypedDict):
     """
     What became of a message.
     """
@@ -2062,7 +2062,7 @@ class MessageAnswer(TypedDict):
     """
     Null while the message is pending, and if it went to no endpoint. `partly`: some deliveries are delivered, the others are dead letters or discarded.
     """
-    deliveries: list[AnswerOfDelivery]
+    deliveries: list[DeliveryResult]
     """
     Of more than 100, the first 100.
     """
