@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from everhook.storage.keyring import new_master_key
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
 from testing.api import API_KEY, created, ok
-from testing.processes import clean_environment, free_port, refusing_port
+from testing.processes import Process, clean_environment, free_port, refusing_port
 from testing.waiting import assert_eventually
 from tests.cli.conftest import Live
 
@@ -35,7 +35,7 @@ TIMEOUT_S = 60
 class Running:
     """One `everhook …` with its two outputs apart."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.out: list[str] = []
         self.err: list[str] = []
@@ -291,13 +291,12 @@ def doctor_env(live: Live) -> dict[str, str]:
 
 
 async def diagnose(tmp_path: Path, env: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", "doctor", "--json", stdout=PIPE, stderr=PIPE, env=clean_environment(env),
-        cwd=tmp_path,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode is not None and not err, err
-    return process.returncode, {finding["name"]: finding for finding in json.loads(out)["findings"]}
+    """The status, and the findings by name. Nothing else is printed."""
+    command, log = [sys.executable, "-m", "cli", "doctor", "--json"], tmp_path.with_suffix(".log")
+    process = Process(command, log=log, env=env, cwd=tmp_path, forked=True)
+    process.start()
+    status = await process.wait()
+    return status, {finding["name"]: finding for finding in json.loads(process.output())["findings"]}
 
 
 async def test_the_doctor_reports_a_running_stack_as_healthy(live: Live, tmp_path: Path) -> None:

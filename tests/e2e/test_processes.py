@@ -70,7 +70,9 @@ def environment(database_url: str) -> dict[str, str]:
 async def database_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     directory = tmp_path_factory.mktemp("processes")
     async with PostgresServer(directory / "postgres.log") as server:
-        migrate = Process([*EVERHOOK, "migrate"], log=directory / "migrate.log", env=environment(server.url))
+        migrate = Process(
+            [*EVERHOOK, "migrate"], log=directory / "migrate.log", env=environment(server.url), forked=True
+        )
         await migrate.run()
         yield server.url
 
@@ -80,7 +82,7 @@ async def served(database_url: str, tmp_path: Path) -> AsyncIterator[Served]:
     port, metrics_port = free_port(), free_port()
     command = [*EVERHOOK, "serve", "--host", "127.0.0.1", "--port", str(port), "--processes", "2"]
     env = {**environment(database_url), "EVERHOOK_METRICS_PORT": str(metrics_port)}
-    async with Process(command, log=tmp_path / "serve.log", env=env) as process:
+    async with Process(command, log=tmp_path / "serve.log", env=env, forked=True) as process:
         served = Served(process, port, metrics_port)
         await process.wait_ready(url=f"http://127.0.0.1:{metrics_port}/metrics")
         await assert_eventually(served.assert_serving, 30)
@@ -143,7 +145,7 @@ async def test_the_port_is_taken_for_others_and_with_the_parent_killed_the_proce
     served: Served, database_url: str, tmp_path: Path
 ) -> None:
     command = [*EVERHOOK, "serve", "--host", "127.0.0.1", "--port", str(served.port), "--processes", "2"]
-    another = Process(command, log=tmp_path / "another.log", env=environment(database_url))
+    another = Process(command, log=tmp_path / "another.log", env=environment(database_url), forked=True)
     another.start()
     assert await another.wait() == 2
     assert f"cannot listen on 127.0.0.1:{served.port}" in another.output()
@@ -161,7 +163,9 @@ def _assert_ended(children: set[psutil.Process]) -> None:
 
 async def test_several_processes_require_postgresql_and_say_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'everhook.db'}"
-    process = Process([*EVERHOOK, "serve", "--processes", "2"], log=tmp_path / "serve.log", env=environment(url))
+    process = Process(
+        [*EVERHOOK, "serve", "--processes", "2"], log=tmp_path / "serve.log", env=environment(url), forked=True
+    )
     process.start()
 
     assert await process.wait() == 2
