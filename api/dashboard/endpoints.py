@@ -511,8 +511,8 @@ def _fields_of_inbox(options: Mapping[str, Any]) -> dict[str, str]:
     task = options.get("task") or {}
     return {
         "inboxName": options.get("name", ""),
-        "assignees": "\n".join(task.get("assignees", ())),
-        "dueHours": f"{task['dueSeconds'] / HOUR_S:g}" if "dueSeconds" in task else "",
+        "assignees": "\n".join(task.get("assignees") or ()),
+        "dueHours": f"{task['dueSeconds'] / HOUR_S:g}" if task.get("dueSeconds") else "",
     }
 
 
@@ -521,9 +521,11 @@ def _options_of_inbox(form: Form, before: Mapping[str, Any]) -> dict[str, Any]:
     if "inboxName" not in form:
         raise invalid("inboxName", "is required")
     hours = _number(form.get("dueHours"), "dueHours")
+    if hours is not None and not 0 < hours < math.inf:
+        raise invalid("dueHours", "has to be a number above 0")
     shown = {
         "assignees": [line.strip() for line in form.get("assignees").splitlines() if line.strip()],
-        "dueSeconds": round(hours * HOUR_S) if hours is not None and math.isfinite(hours) else None,
+        "dueSeconds": round(hours * HOUR_S) if hours is not None else None,
     }
     task = {name: value for name, value in (before.get("task") or {}).items() if name not in shown}
     return {**before, "name": form.get("inboxName"), "task": task | {n: value for n, value in shown.items() if value}}

@@ -198,6 +198,11 @@ class HandlerOptions(GivenOnly):
     text: str | None = Field(None, description="A template, as `subject`.")
 
 
+def _given(task: dict[str, Any]) -> dict[str, Any]:
+    """As in all options, null is like absent."""
+    return {name: value for name, value in task.items() if value is not None}
+
+
 class EndpointOptions(GivenOnly):
     """Options of the mode: the first two of `poll` and `stream`, `handler` of `internal`, `metadataHeaders` of `http`,
     the others of `inbox`."""
@@ -211,7 +216,9 @@ class EndpointOptions(GivenOnly):
     name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=patterns.NO_CONTROL)] | None = Field(
         None, description="What people see. Required for an inbox."
     )
-    task: dict[str, Any] | None = Field(None, description="Defaults of the inbox for the fields of its tasks.")
+    task: Annotated[dict[str, Any], AfterValidator(_given)] | None = Field(
+        None, description="Defaults of the inbox for the fields of its tasks."
+    )
     groups: dict[str, list[str]] | None = Field(
         None, max_length=50, description="Who belongs to `group:<name>`, by the names of their keys."
     )

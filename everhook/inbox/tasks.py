@@ -5,12 +5,17 @@ inbox fill in the rest.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import orjson
 from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
+from jsonschema.exceptions import ValidationError as JsonSchemaError  # type: ignore[import-untyped]
+from jsonschema.validators import extend  # type: ignore[import-untyped]
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,6 +33,7 @@ from everhook.errors import InvalidField
 from everhook.ids import Kind, is_gid
 
 GROUP = "group:"
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 MAX_FORM_FIELDS = 50
 MAX_DUE_S = 366 * 24 * 3_600
 DEFAULT_DUE_S = 3 * 24 * 3_600
@@ -207,6 +213,9 @@ def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
 def check_inbox(options: Mapping[str, Any]) -> None:
     """Check the defaults of an inbox's tasks. Raises InvalidField."""
     spec, groups = parse_spec(options.get("task") or {}, "options.task"), options.get("groups") or {}
+    for group, members in groups.items():
+        if not all(map(_NAME.fullmatch, (group, *members))):
+            raise InvalidField("options.groups", "takes names of 1 to 200 characters without control characters")
     named = {f"assignees[{index}]": name for index, name in enumerate(spec.assignees or ())}
     if spec.escalation is not None:
         named["escalation.to"] = spec.escalation.to
@@ -242,7 +251,7 @@ def filled(given: Mapping[str, Any], defaults: Mapping[str, Any], title: str) ->
         "dueSeconds": DEFAULT_DUE_S,
         "onDue": OnDue.EXPIRE.value,
         "links": [],
-        **defaults,
+        **{name: value for name, value in defaults.items() if value is not None},  # earlier versions stored null
         **given,
     }
     whole.setdefault("outcomes", default_outcomes(TaskKind(whole["kind"])))
@@ -265,8 +274,9 @@ def check_form(form: Mapping[str, Any]) -> None:
     """Check that a form is one flat JSON Schema object. Raises ValueError that names the place."""
     try:
         json.dumps(form, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError("form: has a number or a text that JSON in UTF-8 cannot hold") from error
+        orjson.dumps(form)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"form: {_UNFIT_JSON}") from error
     _only(form, _FORM_KEYWORDS, "form")
     if form.get("type") != "object":
         raise ValueError("form.type: is `object`")
@@ -276,7 +286,7 @@ def check_form(form: Mapping[str, Any]) -> None:
     for name, field in properties.items():
         _check_field(field, f"form.properties.{name}")
     required = form.get("required", [])
-    if not isinstance(required, list) or any(name not in properties for name in required):
+    if not isinstance(required, list) or any(not isinstance(name, str) or name not in properties for name in required):
         raise ValueError("form.required: names fields of `properties`")
     if form.get("additionalProperties", False) is not False:
         raise ValueError("form.additionalProperties: is `false`")
@@ -293,6 +303,15 @@ def _check_field(field: Any, at: str) -> None:
         raise ValueError(f"{at}.type: is one of {', '.join(_SCALARS)}")
     if field.get("format", "date") != "date":
         raise ValueError(f"{at}.format: is `date`")
+    if not _is_scalar(field.get("default", "")):
+        raise ValueError(f"{at}.default: is a text, a number or a boolean")
+    choices = field.get("enum", [""])
+    if not isinstance(choices, list) or not all(map(_is_scalar, choices)):
+        raise ValueError(f"{at}.enum: is a list of texts, numbers or booleans")
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float)  # True and False are integers of Python
 
 
 def _only(part: Mapping[str, Any], known: Collection[str], at: str) -> None:
@@ -300,6 +319,24 @@ def _only(part: Mapping[str, Any], known: Collection[str], at: str) -> None:
         raise ValueError(f"{at}.{unknown[0]}: is not supported in a form")
 
 
+_UNFIT_JSON = "has a number or a text that JSON in UTF-8 cannot hold, or is nested too deeply"
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+"""Of the integers that are kept as such."""
+
+_DIGITS = 700
+"""Enough for the quotient of any two floating-point numbers."""
+
+
+def _multiple_of(_validator: Any, divisor: float, instance: Any, _schema: Any) -> Iterator[JsonSchemaError]:
+    """In decimals: in binary fractions 19.99 is no multiple of 0.01."""
+    if isinstance(instance, bool) or not isinstance(instance, int | float):
+        return
+    with localcontext(prec=_DIGITS):
+        if Decimal(str(instance)) % Decimal(str(divisor)):
+            yield JsonSchemaError(f"{instance!r} is not a multiple of {divisor}")
+
+
+_DataValidator = extend(Draft202012Validator, {"multipleOf": _multiple_of})
 _meta = Draft202012Validator(Draft202012Validator.META_SCHEMA)
 _formats = FormatChecker(["date"])
 
@@ -326,7 +363,10 @@ def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[Invalid
     missing = [name for name in form.get("required", ()) if name not in data]
     found = [InvalidField(f"data.{name}", "is required", "missing") for name in missing]
     found += [InvalidField(f"data.{name}", "is not a field of the form") for name in sorted(data.keys() - properties)]
-    validator = Draft202012Validator({"properties": properties}, format_checker=_formats)
+    large = [name for name, value in data.items() if type(value) is int and not _SMALLEST <= value <= _LARGEST]
+    if large:
+        return [*found, *(InvalidField(f"data.{name}", "takes at most 64 bits") for name in large)]
+    validator = _DataValidator({"properties": properties}, format_checker=_formats)
     for error in sorted(validator.iter_errors(dict(data)), key=lambda each: [str(part) for part in each.path]):
         says = _RULES.get(error.validator, "does not fit the form: " + error.validator + " is {}")
         found.append(InvalidField(_at("data", error.path), says.format(_shown_rule(error.validator_value))[:300]))

@@ -1,6 +1,8 @@
 """Tasks of inboxes: asked, decided, refused. Temporal is stopped in all of these tests: nothing here needs it."""
 
 import asyncio
+import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -159,6 +161,10 @@ async def test_a_delegation_moves_the_version(api: Api) -> None:
     assert ok(await decide(bo, gid, APPROVE | {"version": 2}))["outcome"] == "approved"
 
 
+def _a_form(required: Sequence[Any] = (), **of_field: Any) -> JSON:
+    return {"form": {"type": "object", "properties": {"a": {"type": "number", **of_field}}, "required": [*required]}}
+
+
 @pytest.mark.parametrize(
     ("task", "field"),
     [
@@ -175,6 +181,11 @@ async def test_a_delegation_moves_the_version(api: Api) -> None:
             {"form": {"type": "object", "properties": {"a": {"type": "object"}}}},
             "task.form.properties.a.type",
         ),
+        (_a_form(required=[[]]), "task.form.required"),
+        (_a_form(default=[1]), "task.form.properties.a.default"),
+        (_a_form(enum=[[1]]), "task.form.properties.a.enum"),
+        (_a_form(default=json.loads("[" * 300 + "]" * 300)), "task.form"),
+        (_a_form(minimum=2**64), "task.form"),
         (
             {"form": {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+$"}}}},
             "task.form.properties.a.pattern",
@@ -245,12 +256,58 @@ async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
             },
             "options.task.quorum",
         ),
+        ({"mode": "inbox", "options": {"name": "x", "task": _a_form(required=[[]])}}, "options.task.form.required"),
+        (
+            {"mode": "inbox", "options": {"name": "x", "task": _a_form(default=json.loads("[" * 300 + "]" * 300))}},
+            "options.task.form",
+        ),
+        ({"mode": "inbox", "options": {"name": "x", "groups": {"finance": [""]}}}, "options.groups"),
+        ({"mode": "inbox", "options": {"name": "x", "groups": {"a\nb": ["ann"]}}}, "options.groups"),
         ({"mode": "inbox", "options": {"name": "x"}, "url": "https://a.example/"}, "url"),
         ({"mode": "poll", "options": {"name": "x"}}, "options.name"),
     ],
 )
 async def test_an_inbox_has_its_own_options(api: Api, body: JSON, field: str) -> None:
     assert_problem(await api.post("/v1/endpoints", body), 422, field)
+    assert await api.count("endpoint") == 0
+
+
+OF_TASK = ("title", "kind", "outcomes", "assignees", "quorum", "dueSeconds", "onDue", "form", "links")
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["new", "stored by an earlier version"])
+async def test_null_in_the_options_of_an_inbox_is_like_absent(api: Api, is_stored: bool) -> None:
+    await api.channel()
+    options: JSON = {"name": "Managers", "task": dict.fromkeys(OF_TASK)}
+    made = created(await api.post("/v1/endpoints", {"mode": "inbox", "channel": "orders", "options": options}))
+    if is_stored:
+        await api.change_rows("UPDATE endpoint SET options = :options", options=json.dumps(options))
+    await api.publish({"n": 1})
+    (task,) = ok(await api.get("/v1/tasks", inbox=made["endpointGid"]))["data"]
+    shown = ok(await api.get(f"/v1/tasks/{task['taskGid']}"))
+    assert (shown["title"], shown["task"]["kind"]) == ("Managers: order.created", "approval")
+    ok(await api.post(f"/v1/tasks/{task['taskGid']}/decide", {"outcome": "approved", "version": task["version"]}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "status"),
+    [
+        ({"multipleOf": 0.01}, 19.99, 200),
+        ({"multipleOf": 0.01}, 19.995, 422),
+        ({"multipleOf": 1e-300}, 1e300, 200),
+        ({"type": "integer"}, 2**64 - 1, 200),
+        ({"type": "integer"}, 2**64, 422),
+        ({}, -(10**25), 422),
+    ],
+)
+async def test_numbers_of_a_form_are_decimal_and_of_64_bits(api: Api, rule: JSON, value: float, status: int) -> None:
+    gid = await ask(api, **_a_form(**rule))
+    version = ok(await api.get(f"/v1/tasks/{gid}"))["version"]
+    decision = {"outcome": "approved", "version": version, "data": {"a": value}}
+    response = await api.post(f"/v1/tasks/{gid}/decide", decision)
+    assert response.status_code == status
+    if status == 422:
+        assert_problem(response, 422)
 
 
 async def test_no_attempt_can_be_asked_for_while_a_person_decides(api: Api) -> None:

@@ -514,7 +514,8 @@ async def test_an_inbox_is_created_and_edited_by_a_form(pages: Pages) -> None:
     options = ok(await pages.api.get(f"/v1/endpoints/{row.gid}"))["options"]
     assert options["groups"] == {"finance": ["bo"]}
     assert (options["name"], options["task"]) == ("Finance", {"kind": "review", "dueSeconds": 5_400})
-    for body, field in (({"inboxName": ""}, "inboxName"), ({"inboxName": "x", "dueHours": "soon"}, "dueHours")):
+    hours = [({"inboxName": "x", "dueHours": text}, "dueHours") for text in ("soon", "nan", "inf", "0")]
+    for body, field in (({"inboxName": ""}, "inboxName"), *hours):
         wrong = await pages.send(f"/endpoints/{row.gid}/edit", **body)
         assert wrong.status_code == 422 and f'id="h-{field}" class="mistake"' in wrong.text
     page = (await pages.get(f"/endpoints/{row.gid}")).text

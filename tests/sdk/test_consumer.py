@@ -1,6 +1,7 @@
 """Consumers against the real API: streaming, polling where that does not work, leases, failures, and the end."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -271,14 +272,16 @@ async def test_a_handler_that_raises_returns_the_message(
 
 
 @pytest.mark.parametrize(
-    "result", ["x" * 20_000, float("nan"), object(), "\ud800"], ids=["too large", "nan", "no json", "no text"]
+    "result",
+    [lambda: "x" * 20_000, lambda: float("nan"), object, lambda: "\ud800", lambda: json.loads("[" * 960 + "]" * 960)],
+    ids=["too large", "nan", "no json", "no text", "too deep"],
 )
-async def test_a_result_that_cannot_be_sent_is_a_failure(server: Server, result: Any) -> None:
+async def test_a_result_that_cannot_be_sent_is_a_failure(server: Server, result: Callable[[], Any]) -> None:
     channel, gid = await server.endpoint()
     await publish(server, channel, 1)
 
     async def handle(message: Message) -> Any:
-        return result
+        return result()
 
     async with consuming(server, gid, handle) as (_, notes):
         await eventually(lambda: notes.settlements != [])

@@ -39,6 +39,7 @@ Mode = Literal["auto", "poll"]
 
 MAX_LINES = 100
 MAX_RESULT_BYTES = 16 * 1024
+MAX_RESULT_DEPTH = 250
 MAX_REASON = 1_000
 MAX_RETRY_AFTER_S = 7 * 24 * 3_600
 MAX_PREFETCH = 500
@@ -511,7 +512,14 @@ def _result(value: Any) -> dict[str, Any]:
     size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
     if size > MAX_RESULT_BYTES:
         raise ValueError(f"the result has {size} bytes; at most {MAX_RESULT_BYTES} are accepted")
+    if _is_deeper_than(value, MAX_RESULT_DEPTH):
+        raise ValueError(f"the result is nested deeper than {MAX_RESULT_DEPTH} levels")
     return {"result": value}
+
+
+def _is_deeper_than(value: Any, depth: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return depth < 0 or any(_is_deeper_than(part, depth - 1) for part in parts)
 
 
 def _reason(text: str) -> dict[str, Any]:
