@@ -57,6 +57,7 @@ from everhook.errors import DomainError, NotFound
 from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.score import AttemptStats, Health, Window
 from everhook.health.store import RecurringError, healths, stats_of_endpoints
+from everhook.inbox.tasks import defaults_of
 from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import QueueView
 from everhook.settings import Settings
@@ -508,11 +509,11 @@ def _url_hint(settings: Settings) -> str:
 
 
 def _fields_of_inbox(options: Mapping[str, Any]) -> dict[str, str]:
-    task = options.get("task") or {}
+    task = defaults_of(options)
     return {
         "inboxName": options.get("name", ""),
-        "assignees": "\n".join(task.get("assignees") or ()),
-        "dueHours": f"{task['dueSeconds'] / HOUR_S:g}" if task.get("dueSeconds") else "",
+        "assignees": "\n".join(task.get("assignees", ())),
+        "dueHours": f"{task['dueSeconds'] / HOUR_S:g}" if "dueSeconds" in task else "",
     }
 
 
@@ -527,7 +528,7 @@ def _options_of_inbox(form: Form, before: Mapping[str, Any]) -> dict[str, Any]:
         "assignees": [line.strip() for line in form.get("assignees").splitlines() if line.strip()],
         "dueSeconds": round(hours * HOUR_S) if hours is not None else None,
     }
-    task = {name: value for name, value in (before.get("task") or {}).items() if name not in shown}
+    task = {name: value for name, value in defaults_of(before).items() if name not in shown}
     return {**before, "name": form.get("inboxName"), "task": task | {n: value for n, value in shown.items() if value}}
 
 

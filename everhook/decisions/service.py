@@ -39,6 +39,7 @@ from everhook.inbox.tasks import (
     Person,
     check_comment,
     check_data,
+    defaults_of,
     is_assignee,
     outcome_of,
 )
@@ -354,7 +355,7 @@ def is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
     assignees asks everyone who may use it, and not those who see the task in the other inbox."""
     own, *others = inboxes
     asking = [(own, task.assignees)]
-    asking += [(each, (each.options.get("task") or {}).get("assignees") or []) for each in others]
+    asking += [(each, defaults_of(each.options).get("assignees", [])) for each in others]
     return any(
         is_assignee(person.name, assignees, inbox.options.get("groups") or {})
         for inbox, assignees in asking

@@ -26,7 +26,7 @@ from everhook.inbox import store as tasks
 from everhook.inbox.deadlines_store import set_schedule, wait_until
 from everhook.inbox.schedule import Schedule, Step
 from everhook.inbox.store import TaskRow, record_task_event
-from everhook.inbox.tasks import Person, is_inbox, outcome_on_due, people_of
+from everhook.inbox.tasks import Person, defaults_of, is_inbox, outcome_on_due, people_of
 from everhook.notifications.events import EventKind
 from everhook.publishing.gate_progress_store import UPKEEP, Ending, Released, decline_step
 from everhook.pulling.queue_store import pulled_delivery
@@ -159,7 +159,7 @@ async def _escalate(session: Session, row: TaskRow, schedule: Schedule, moment: 
             note["error"] = "there is no such inbox"
         task.escalated_to = other.gid if other is not None else None
         options = other.options if other is not None else {}
-        assignees = (options.get("task") or {}).get("assignees") or []
+        assignees = defaults_of(options).get("assignees", [])
     elif task.assignees and to not in task.assignees:
         task.assignees = [*task.assignees, to]
     task.version += 1

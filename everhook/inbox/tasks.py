@@ -204,15 +204,21 @@ def parse_spec(given: Any, at: str) -> TaskSpec:
 
 def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
     message, path = error["msg"].removeprefix("Value error, "), _path(error["loc"])
-    if path == "form" and message.startswith("form"):  # the place within the form
-        path, _, message = message.partition(": ")
+    fault = error.get("ctx", {}).get("error")
+    if isinstance(fault, WrongForm):
+        path = fault.place
     code = "missing" if error["type"] == "missing" else "invalid"
     return InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code)
 
 
+def defaults_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of an inbox say about its tasks. Null is like absent: earlier versions stored it."""
+    return {name: value for name, value in (options.get("task") or {}).items() if value is not None}
+
+
 def check_inbox(options: Mapping[str, Any]) -> None:
     """Check the defaults of an inbox's tasks. Raises InvalidField."""
-    spec, groups = parse_spec(options.get("task") or {}, "options.task"), options.get("groups") or {}
+    spec, groups = parse_spec(defaults_of(options), "options.task"), options.get("groups") or {}
     for group, members in groups.items():
         if not all(map(_NAME.fullmatch, (group, *members))):
             raise InvalidField("options.groups", "takes names of 1 to 200 characters without control characters")
@@ -251,7 +257,7 @@ def filled(given: Mapping[str, Any], defaults: Mapping[str, Any], title: str) ->
         "dueSeconds": DEFAULT_DUE_S,
         "onDue": OnDue.EXPIRE.value,
         "links": [],
-        **{name: value for name, value in defaults.items() if value is not None},  # earlier versions stored null
+        **defaults,
         **given,
     }
     whole.setdefault("outcomes", default_outcomes(TaskKind(whole["kind"])))
@@ -270,44 +276,52 @@ _FIELD_KEYWORDS = frozenset(
 _FORM_KEYWORDS = frozenset({"type", "required", "properties", "additionalProperties", "title", "description"})
 
 
+class WrongForm(ValueError):
+    """A form is no flat JSON Schema object. `place`: where, such as `form.properties.a.type`."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 def check_form(form: Mapping[str, Any]) -> None:
-    """Check that a form is one flat JSON Schema object. Raises ValueError that names the place."""
+    """Check that a form is one flat JSON Schema object. Raises WrongForm."""
     try:
         json.dumps(form, ensure_ascii=False, allow_nan=False).encode()
         orjson.dumps(form)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"form: {_UNFIT_JSON}") from error
+        raise WrongForm("form", _UNFIT_JSON) from error
     _only(form, _FORM_KEYWORDS, "form")
     if form.get("type") != "object":
-        raise ValueError("form.type: is `object`")
+        raise WrongForm("form.type", "is `object`")
     properties = form.get("properties")
     if not isinstance(properties, dict) or not 1 <= len(properties) <= MAX_FORM_FIELDS:
-        raise ValueError(f"form.properties: takes 1 to {MAX_FORM_FIELDS} fields")
+        raise WrongForm("form.properties", f"takes 1 to {MAX_FORM_FIELDS} fields")
     for name, field in properties.items():
         _check_field(field, f"form.properties.{name}")
     required = form.get("required", [])
     if not isinstance(required, list) or any(not isinstance(name, str) or name not in properties for name in required):
-        raise ValueError("form.required: names fields of `properties`")
+        raise WrongForm("form.required", "names fields of `properties`")
     if form.get("additionalProperties", False) is not False:
-        raise ValueError("form.additionalProperties: is `false`")
+        raise WrongForm("form.additionalProperties", "is `false`")
     errors = sorted(_meta.iter_errors(form), key=lambda each: len(each.path))
     if errors:
-        raise ValueError(f"{_at('form', errors[0].path)}: {errors[0].message[:200]}")
+        raise WrongForm(_at("form", errors[0].path), errors[0].message[:200])
 
 
 def _check_field(field: Any, at: str) -> None:
     if not isinstance(field, dict):
-        raise ValueError(f"{at}: is an object")
+        raise WrongForm(at, "is an object")
     _only(field, _FIELD_KEYWORDS, at)
     if field.get("type") not in _SCALARS:
-        raise ValueError(f"{at}.type: is one of {', '.join(_SCALARS)}")
+        raise WrongForm(f"{at}.type", f"is one of {', '.join(_SCALARS)}")
     if field.get("format", "date") != "date":
-        raise ValueError(f"{at}.format: is `date`")
+        raise WrongForm(f"{at}.format", "is `date`")
     if not _is_scalar(field.get("default", "")):
-        raise ValueError(f"{at}.default: is a text, a number or a boolean")
+        raise WrongForm(f"{at}.default", "is a text, a number or a boolean")
     choices = field.get("enum", [""])
     if not isinstance(choices, list) or not all(map(_is_scalar, choices)):
-        raise ValueError(f"{at}.enum: is a list of texts, numbers or booleans")
+        raise WrongForm(f"{at}.enum", "is a list of texts, numbers or booleans")
 
 
 def _is_scalar(value: Any) -> bool:
@@ -316,7 +330,7 @@ def _is_scalar(value: Any) -> bool:
 
 def _only(part: Mapping[str, Any], known: Collection[str], at: str) -> None:
     if unknown := sorted(map(str, set(part) - set(known))):
-        raise ValueError(f"{at}.{unknown[0]}: is not supported in a form")
+        raise WrongForm(f"{at}.{unknown[0]}", "is not supported in a form")
 
 
 _UNFIT_JSON = "has a number or a text that JSON in UTF-8 cannot hold, or is nested too deeply"
@@ -364,10 +378,10 @@ def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[Invalid
     found = [InvalidField(f"data.{name}", "is required", "missing") for name in missing]
     found += [InvalidField(f"data.{name}", "is not a field of the form") for name in sorted(data.keys() - properties)]
     large = [name for name, value in data.items() if type(value) is int and not _SMALLEST <= value <= _LARGEST]
-    if large:
-        return [*found, *(InvalidField(f"data.{name}", "takes at most 64 bits") for name in large)]
+    found += [InvalidField(f"data.{name}", "takes at most 64 bits") for name in large]
+    others = {name: value for name, value in data.items() if name not in large}
     validator = _DataValidator({"properties": properties}, format_checker=_formats)
-    for error in sorted(validator.iter_errors(dict(data)), key=lambda each: [str(part) for part in each.path]):
+    for error in sorted(validator.iter_errors(others), key=lambda each: [str(part) for part in each.path]):
         says = _RULES.get(error.validator, "does not fit the form: " + error.validator + " is {}")
         found.append(InvalidField(_at("data", error.path), says.format(_shown_rule(error.validator_value))[:300]))
     return found

@@ -9,7 +9,7 @@ from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.inbox.events import task_event
 from everhook.inbox.schedule import Schedule
-from everhook.inbox.tasks import filled
+from everhook.inbox.tasks import defaults_of, filled
 from everhook.notifications.events import EventKind
 from everhook.publishing.routing import Route
 from everhook.storage.tables import Task, TaskState
@@ -29,7 +29,7 @@ def new_task(
 ) -> dict[str, Any]:
     """The row of the task of a delivery to an inbox."""
     title = f"{route.options.get('name', 'Inbox')}: {delivery.event_type}"
-    document = filled(given, route.options.get("task") or {}, title)
+    document = filled(given, defaults_of(route.options), title)
     schedule = Schedule.of(document, moment)
     return {
         "gid": new_gid(Kind.TASK),

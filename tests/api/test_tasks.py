@@ -199,8 +199,8 @@ async def test_a_wrong_task_is_refused_by_field(api: Api, task: JSON, field: str
 
 
 async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
-    await api.channel()
     """Also where one member has to fit another."""
+    await api.channel()
     wrong = {
         "titel": "x",
         "outcomes": [{"name": "no", "effect": "decline"}],
@@ -307,7 +307,7 @@ async def test_numbers_of_a_form_are_decimal_and_of_64_bits(api: Api, rule: JSON
     response = await api.post(f"/v1/tasks/{gid}/decide", decision)
     assert response.status_code == status
     if status == 422:
-        assert_problem(response, 422)
+        assert_problem(response, 422, "data.a")
 
 
 async def test_no_attempt_can_be_asked_for_while_a_person_decides(api: Api) -> None:
