@@ -83,14 +83,17 @@ async def test_an_approval_delivers_with_its_form_data_and_a_decision_receipt(ap
 
 async def test_each_wrong_field_of_a_form_is_named(api: Api) -> None:
     fields = {"costCentre": {"type": "string", "minLength": 4}, "amount": {"type": "number"}, "day": {"type": "string"}}
+    fields |= {"count": {"type": "integer"}}
     gid = await ask(api, form={"type": "object", "required": ["day"], "properties": fields})
-    refused = await decide(api, gid, APPROVE | {"data": {"costCentre": "47", "amount": "much", "colour": "red"}})
+    data = {"costCentre": "47", "amount": "much", "colour": "red", "count": 2**64}
+    refused = await decide(api, gid, APPROVE | {"data": data})
     problem = assert_problem(refused, 422)
     assert {each["field"]: each["code"] for each in problem["errors"]} == {
         "data.day": "missing",
         "data.colour": "invalid",
         "data.amount": "invalid",
         "data.costCentre": "invalid",
+        "data.count": "invalid",
     }
     assert ok(await api.get(f"/v1/tasks/{gid}"))["state"] == "open"
 
