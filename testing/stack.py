@@ -229,7 +229,6 @@ class Stack:
             "EVERHOOK_PORT": str(self.api_port),
             "EVERHOOK_EGRESS_ALLOW": "127.0.0.0/8",
             "EVERHOOK_EGRESS_HTTP": "true",
-            "EVERHOOK_SANDBOX": "true",
             "TEMPORAL_ADDRESS": self.temporal.address,
             "TEMPORAL_NAMESPACE": NAMESPACE,
             **self._extra_env,
