@@ -1,7 +1,7 @@
 """Which tests run in one process, one after the other, and which of these groups start first.
 
 A group is a file, so that the servers that a module starts are started once; but the fault tests, which mostly wait,
-are three groups, for each group of them starts two stacks of processes.
+are three groups, for each group of them starts two stacks of processes, and a package with one stack is one group.
 """
 
 from collections.abc import Iterable
@@ -28,11 +28,15 @@ FAULTS = {
 """The group of each file of fault tests: each group takes about as long as the others, and only the first needs the
 stack with SQLite."""
 
+PACKAGES = ("tests/api/live",)
+"""Whose tests share a stack."""
+
 LONGEST_FIRST = (
     "faults-1",
     "faults-2",
     "tests/e2e/test_dev.py",
     "faults-3",
+    "tests/api/live",
     "tests/dashboard/test_browser.py",
     "tests/test_receiving.py",
     "tests/egress/test_room.py",
@@ -49,7 +53,6 @@ LONGEST_FIRST = (
     "tests/cli/test_running.py",
     "tests/stores/test_partitions.py",
     "tests/stores/test_online_schema.py",
-    "tests/api/test_dead_letters.py",
     "tests/e2e/test_tracing.py",
     "tests/dashboard/test_live.py",
     "tests/observability/test_tracing.py",
@@ -58,8 +61,6 @@ LONGEST_FIRST = (
     "tests/stores/test_lifecycle_plans.py",
     "tests/dashboard/test_failing.py",
     "tests/dashboard/test_speed.py",
-    "tests/api/test_pulling_live.py",
-    "tests/api/test_axme_live.py",
 )
 """Groups that take 15 seconds and more; the others follow by their number of tests."""
 
@@ -73,6 +74,9 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
 
 def group_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
+    package = file.rpartition("/")[0]
+    if package in PACKAGES:
+        return package
     name = file.removeprefix("tests/faults/test_").removesuffix(".py")
     return f"faults-{FAULTS[name]}" if name in FAULTS else file
 

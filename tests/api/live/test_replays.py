@@ -6,12 +6,12 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from everhook.ids import delivery_workflow_id, replay_workflow_id
-from testing.api import JSON, ON_SHARED, accepted, ok
+from testing.api import JSON, accepted, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 
 async def replayed(live: Live, mode: str, **body: object) -> JSON:

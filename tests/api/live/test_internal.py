@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import pytest
-
 from everhook.ids import delivery_workflow_id
 from testing.api import JSON, created, ok
 from testing.receiver import Response
 from testing.smtp_server import Mail
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ON_STACK
 
 SECRET = "s3cr3t"
 

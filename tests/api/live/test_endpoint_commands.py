@@ -4,9 +4,9 @@ import pytest
 
 from testing.api import JSON, UNKNOWN_SUFFIX, assert_problem, ok
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ON_STACK
 
 
 async def subscribed(live: Live) -> str:

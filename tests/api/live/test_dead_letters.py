@@ -16,9 +16,9 @@ from everhook.storage.tables import Batch, BatchKind
 from testing.api import JSON, Api, accepted, assert_problem, created, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ON_STACK
 
 MANY = 1_000
 """Workflows: as many as Temporal takes by name for one batch operation."""

@@ -6,12 +6,12 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from everhook.observability.metrics import REGISTRY
-from testing.api import ON_SHARED, accepted, ok
+from testing.api import accepted, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 
 async def status_of(live: Live, message_gid: str) -> WorkflowExecutionStatus | None:

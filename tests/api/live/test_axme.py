@@ -11,13 +11,13 @@ from everhook.audit.store import Actor
 from everhook.axme.intents import Intent, IntentStatus
 from everhook.axme.service import IntentViewer, NewIntent
 from everhook.storage.tenant_scope import TenantScope
-from testing.api import ON_SHARED, ok
+from testing.api import ok
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
+from tests.api.live.test_pulling import run_of
 from tests.api.test_pulling import acks, poll
-from tests.api.test_pulling_live import run_of
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 ACTOR = Actor("alice")
 

@@ -6,12 +6,12 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from everhook.ids import delivery_workflow_id
-from testing.api import JSON, ON_SHARED, created, ok
+from testing.api import JSON, created, ok
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 from tests.api.test_pulling import acks, end_lease, poll
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 LIVE = {"delaysSeconds": [0]}
 """A policy of two attempts, the second one at once."""

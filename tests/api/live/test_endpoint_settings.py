@@ -4,12 +4,12 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
-from testing.api import JSON, ON_SHARED, ok
+from testing.api import JSON, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 BRISK = {"delaysSeconds": [0.2] * 40}
 

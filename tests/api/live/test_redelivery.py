@@ -13,12 +13,12 @@ from everhook.contracts import OperatorAction
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.starts import start_delivery
 from everhook.ids import delivery_workflow_id
-from testing.api import JSON, ON_SHARED, accepted, ok
+from testing.api import JSON, accepted, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 
 async def subscribed(live: Live) -> None:

@@ -1,12 +1,12 @@
 """A task with a real Temporal and real workers: its workflow starts at accept, and ends with the decision."""
 
 from everhook.ids import delivery_workflow_id
-from testing.api import JSON, ON_SHARED, created, ok
+from testing.api import JSON, created, ok
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 from tests.api.test_waiting import wait
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 
 async def test_a_workflow_keeps_the_timers_until_the_decision(live: Live) -> None:

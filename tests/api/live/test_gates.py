@@ -12,12 +12,12 @@ from cli.main import run as cli
 from everhook.circuit.client import CircuitClient
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.receipts.bundle import verify
-from testing.api import JSON, ON_SHARED, ok
+from testing.api import JSON, ok
 from testing.waiting import assert_eventually
-from tests.api.conftest import Live
 from tests.api.gating import ABOVE_1000, APPROVE, decide, inbox, statuses
+from tests.api.live.conftest import ON_STACK, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 
 async def sealed(live: Live, receipt_gid: str) -> JSON:

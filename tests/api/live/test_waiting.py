@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from testing.api import JSON, ON_SHARED, accepted
+from testing.api import JSON, accepted
 from testing.receiver import Response
-from tests.api.conftest import Live
+from tests.api.live.conftest import ON_STACK, Live
 from tests.api.test_waiting import events, follow_kinds, wait
 
-pytestmark = ON_SHARED
+pytestmark = ON_STACK
 
 ONCE: JSON = {"delaysSeconds": []}
 LIMIT = 16 * 1024
