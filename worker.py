@@ -130,9 +130,12 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig:
-    """The version that the workers carry. With a worker deployment a workflow moves to the current version with its next
-    task. Without one workers are not versioned, and histories show the version of the product, for the SDK's default is
-    a hash of all modules, which takes 0.6 s of CPU time at each start."""
+    """The version that the workers carry.
+
+    With a worker deployment a workflow moves to the current version with its next task. Without one, workers are not
+    versioned and histories show the version of the product: the SDK's default, a hash of all modules, takes 0.6 s of
+    CPU time at each start.
+    """
     if settings.worker_deployment is None or settings.build_id is None:
         return WorkerDeploymentConfig(WorkerDeploymentVersion("everhook", __version__), use_worker_versioning=False)
     return WorkerDeploymentConfig(

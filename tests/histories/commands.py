@@ -17,19 +17,18 @@ from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import _Definition
 
 from everhook.temporal.client import PLUGIN
 from tests.histories.record import HERE
-from tests.workflows.engine import WORKFLOWS
+from tests.workflows.engine import WORKFLOWS, PreparedOnce
 
 
 class _NotingRunner(WorkflowRunner):
     """Notes the commands of the workflows that it runs."""
 
     def __init__(self) -> None:
-        self._runner = SandboxedWorkflowRunner()
+        self._runner = PreparedOnce()
         self.lines: list[str] = []
 
     def prepare_workflow(self, defn: _Definition) -> None:

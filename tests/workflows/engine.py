@@ -615,10 +615,10 @@ class Engine:
         return [self._released.get(each, each) for each in WORKFLOWS]
 
     def worker(self, queue: str, **options: Any) -> Worker:
-        return Worker(self.client, task_queue=queue, workflow_runner=_PreparedOnce(), **options)
+        return Worker(self.client, task_queue=queue, workflow_runner=PreparedOnce(), **options)
 
 
-class _PreparedOnce(SandboxedWorkflowRunner):
+class PreparedOnce(SandboxedWorkflowRunner):
     """The sandbox, which validates each workflow class once in a process and not for each worker (150 ms for all)."""
 
     _prepared: ClassVar[set[type]] = set()

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from everhook.contracts import (
@@ -26,13 +25,13 @@ from everhook.contracts import (
 from everhook.temporal.client import PLUGIN
 from tests.histories.commands import commands_of, saved_commands
 from tests.histories.record import HERE, record
-from tests.workflows.engine import WORKFLOWS
+from tests.workflows.engine import WORKFLOWS, PreparedOnce
 
 HISTORIES = sorted(HERE.glob("*.json"))
 
 
 async def replay(history: dict[str, Any]) -> None:
-    replayer = Replayer(workflows=WORKFLOWS, plugins=[PLUGIN], workflow_runner=SandboxedWorkflowRunner())
+    replayer = Replayer(workflows=WORKFLOWS, plugins=[PLUGIN], workflow_runner=PreparedOnce())
     await replayer.replay_workflow(WorkflowHistory.from_json("replayed", history))
 
 
@@ -46,12 +45,7 @@ def recorded(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
-async def test_a_saved_history_replays(path: Path) -> None:
-    await replay(load(path))
-
-
-@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
-async def test_the_code_makes_the_same_commands_as_before(path: Path) -> None:
+async def test_a_saved_history_replays_with_the_same_commands_as_before(path: Path) -> None:
     """Down to each timeout, queue, policy and input. See `tests/histories/commands.py` if a difference is wanted."""
     assert await commands_of(load(path)) == saved_commands(path).read_text()
 
