@@ -300,4 +300,6 @@ def _from_fault(request: Request, error: Exception) -> Problem:
         log.error("temporal is away", path=_path(request), error=str(error))
         return unavailable("Temporal does not respond. Publishing works meanwhile; try this again.")
     log.error("unhandled error", path=_path(request), exc_info=error)
-    return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.")
+    # The error is raised again for the server, which closes the connection: the client must not send on it.
+    headers = {"connection": "close"}
+    return Problem(problem_types.INTERNAL_ERROR, "A fault of Everhook. It was logged.", headers=headers)

@@ -254,4 +254,5 @@ async def test_a_bug_is_a_500_without_details() -> None:
             response = await http.get("/bug")
 
     assert SECRET_PAYLOAD not in str(assert_problem(response, 500))
+    assert response.headers["connection"] == "close"
     assert [line["event"] for line in lines] == ["unhandled error"]
