@@ -7,7 +7,7 @@ a dialect, which is part of the key of a compiled statement, and a cache.
 
 from typing import Any
 
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import LRUCache
@@ -26,7 +26,11 @@ def share_compiled_statements() -> None:
     def make_sharing(url: URL, *, pool_size: int, begin: str | None) -> AsyncEngine:
         made = make(url, pool_size=pool_size, begin=begin)
         engine = made.sync_engine
-        engine.dialect = engine.pool._dialect = _dialects.setdefault(begin, engine.dialect)
+        if begin in _dialects:
+            engine.dialect = engine.pool._dialect = _dialects[begin]
+        else:
+            # A dialect knows the server's version from its engine's first connection on.
+            event.listen(engine.pool, "first_connect", lambda *_: _dialects.setdefault(begin, engine.dialect))
         engine._compiled_cache = _cache
         return made
 
