@@ -10,6 +10,7 @@ from temporalio.api.common.v1 import Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import BatchOperationState
 from temporalio.api.workflowservice.v1 import DescribeBatchOperationRequest, StartBatchOperationRequest
 
+from everhook import __version__
 from everhook.contracts import DELIVERY_WORKFLOW, OperatorAction
 from everhook.ids import delivery_workflow_id
 from everhook.storage.tables import Batch, BatchKind
@@ -354,7 +355,9 @@ async def test_operational_events_have_the_payload_and_temporal_does_not(live: L
     response = await live.api.get(f"/v1/attempts/{shown['attempts'][1]['attemptGid']}/body")
     assert response.content == arrival.body
     handle = live.temporal.get_workflow_handle(delivery_workflow_id(delivery["deliveryGid"]))
-    assert "secret" not in (await handle.fetch_history()).to_json()
+    history = (await handle.fetch_history()).to_json()
+    assert "secret" not in history
+    assert f'"buildId": "{__version__}"' in history, "workers carry the version of the product"
     (item,) = ok(await live.api.get(f"/v1/endpoints/{pulled}/poll", waitSeconds=10))["data"]
     assert item["payload"]["data"]["payload"] == {"secret": "payload"}
 
