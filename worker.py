@@ -29,6 +29,7 @@ from activities.scheduling import ScheduleActivities
 from activities.sealing import SealingActivities
 from activities.sending import SendingActivities
 from activities.tasks import TaskActivities
+from everhook import __version__
 from everhook.contracts import TaskQueue
 from everhook.engine import DeliveryEngine, delivery_engine
 from everhook.event_loop import sleep_unless
@@ -125,7 +126,14 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
         max_concurrent_activity_task_polls=settings.activity_pollers,
         graceful_shutdown_timeout=GRACE,
         deployment_config=_deployment(settings),
+        build_id=_build_id(settings),
     )
+
+
+def _build_id(settings: Settings) -> str | None:
+    """The version that workflow tasks carry if workers are not versioned. Without one the SDK hashes the bytecode of all
+    modules, which takes 0.2 s of CPU at each start."""
+    return None if settings.worker_deployment is not None else __version__
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
@@ -223,6 +231,7 @@ def _send_workers(engine: DeliveryEngine) -> list[Worker]:
             max_concurrent_activity_task_polls=engine.settings.activity_pollers,
             graceful_shutdown_timeout=GRACE,
             deployment_config=_deployment(engine.settings),
+            build_id=_build_id(engine.settings),
         )
         for queue, activities in sending.items()
     ]
