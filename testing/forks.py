@@ -112,7 +112,8 @@ def _serve() -> None:
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
-    sys.modules["api.dashboard"].warm_up()  # compiled templates stay
+    sys.modules["api.dashboard"].warm_up()
+    sys.modules["cli.main"].command()
     gc.freeze()
     ended: dict[int, int] = {}
     requests, responses = sys.stdin.buffer, sys.stdout.buffer
