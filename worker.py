@@ -131,8 +131,8 @@ def _workflow_worker(engine: DeliveryEngine) -> Worker:
 
 
 def _build_id(settings: Settings) -> str | None:
-    """The version that workflow tasks carry if workers are not versioned. Without one the SDK hashes the bytecode of all
-    modules, which takes 0.2 s of CPU at each start."""
+    """The version that workflow tasks carry if workers are not versioned. Without one the SDK hashes the bytecode of
+    all modules, which takes 0.2 s of CPU at each start."""
     return None if settings.worker_deployment is not None else __version__
 
 
