@@ -211,7 +211,7 @@ class Connection:
             return "the server speaks TLS on this port, not plain HTTP: use https"
         if not _HTTP.match(beginning):
             return f"the response is not HTTP: it begins with {quoted(beginning)}"
-        if beginning.split(b" ", 2)[1:2] == [b"101"]:
+        if beginning.split(None, 2)[1:2] == [b"101"]:
             return "the response is 101 Switching Protocols, which the request did not ask for"
         if error.error_status_hint == 431:
             return f"the response has more than {MAX_HEAD_BYTES // 1024} KiB of headers"

@@ -142,14 +142,14 @@ async def look_from_the_directory(dev: Dev, directory: Path) -> None:
     database and Temporal."""
     (directory / ".everhook").symlink_to(dev.data_dir)
     assert (dev.data_dir / "environment").stat().st_mode & 0o777 == 0o600
-    everhook = f"{sys.executable} -m cli"
-
-    async def output(line: str) -> str:
-        return await Process(["sh", "-c", line], log=directory / "commands.log", cwd=directory).run()
-
-    assert "as the `everhook dev` of this directory configures it" in await output(f"{everhook} doctor")
-    assert "each with its receipt" in await output(f"{everhook} receipts audit")
-    assert '"orders"' in await output(f". .everhook/environment && cd / && {everhook} channels list --json")
+    doctor, audit = [
+        Process([sys.executable, "-m", "cli", *words], log=directory / "commands.log", cwd=directory, forked=True)
+        for words in (["doctor"], ["receipts", "audit"])
+    ]
+    assert "as the `everhook dev` of this directory configures it" in await doctor.run()
+    assert "each with its receipt" in await audit.run()
+    elsewhere = f". .everhook/environment && cd / && {sys.executable} -m cli channels list --json"
+    assert '"orders"' in await Process(["sh", "-c", elsewhere], log=directory / "sh.log", cwd=directory).run()
 
 
 async def approve(client: httpx.AsyncClient) -> None:
@@ -197,7 +197,7 @@ async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Pa
         kept = master_key.read_text()
         assert master_key.stat().st_mode & 0o777 == 0o600
 
-        await dev.start()
+    async with running(Dev(tmp_path)) as dev:
         assert master_key.read_text() == kept
         await dev.prints(r"order\.paid +demo: fails at first +✓ delivered +200 .* attempt 2")
         async with dev.client() as client:  # the key is the one of the first start

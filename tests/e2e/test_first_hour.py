@@ -21,7 +21,7 @@ from tests.e2e.test_dev import Dev, running
 
 README, CLI = REPOSITORY / "README.md", REPOSITORY / "docs/cli.md"
 EVERHOOK = f"{shlex.quote(sys.executable)} -m cli"
-SHORT = "--duration 2"
+SHORT = "--duration 1"
 """Shorter than the 20 seconds on the page; the rate and all other options are as printed."""
 
 PATIENT = {"EVERHOOK_CIRCUIT_FAILURE_THRESHOLD": "50"}

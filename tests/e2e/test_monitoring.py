@@ -211,10 +211,10 @@ async def prometheus(watched: Watched, tmp_path_factory: pytest.TempPathFactory)
     async with PrometheusServer(tmp_path_factory.mktemp("prometheus"), jobs) as server:
 
         async def scraped() -> None:
-            await watched.publisher.publish_many("orders", 3)
+            await watched.publisher.publish_many("orders", 1)
             assert min(await server.query("count_over_time(up[1m])"), default=0) >= 4
 
-        await assert_eventually(scraped, 30, interval=0.3)
+        await assert_eventually(scraped, 30, interval=0.4)
         yield server
 
 

@@ -85,7 +85,7 @@ async def served(database_url: str, tmp_path: Path) -> AsyncIterator[Served]:
     async with Process(command, log=tmp_path / "serve.log", env=env, forked=True) as process:
         served = Served(process, port, metrics_port)
         await process.wait_ready(url=f"http://127.0.0.1:{metrics_port}/metrics")
-        await assert_eventually(served.assert_serving, 30)
+        await assert_eventually(served.assert_serving, 30, interval=0.2)
         children = served.children()
         try:
             yield served
@@ -110,7 +110,7 @@ async def test_one_port_is_shared_and_a_dead_process_replaced_and_all_drain_toge
     first, second = served.children()
     first.kill()
     await assert_eventually(lambda: _assert_replaced(served, first))
-    await assert_eventually(served.assert_serving, 30)
+    await assert_eventually(served.assert_serving, 30, interval=0.2)
     assert sum((await served.metric("everhook_process_restarts_total")).values()) == 1
     assert {await served.publish() for _ in range(10)} == {202}
     assert second in served.children()

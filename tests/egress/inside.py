@@ -5,10 +5,12 @@ Run by `conftest.py` through `room.inside`. The processes are real, the egress r
 
 import asyncio
 import json
+import math
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ CANARY_PORTS = (443, 8443, 8080, 65535)
 SMALL = b'{"event":"test.small"}'
 LARGE = b'{"event":"test.large","text":"%s"}' % (b"x" * 64 * 1024)
 ONE_ATTEMPT = {"delaysSeconds": [], "timeoutSeconds": TIMEOUT}
-WAVE = 54
+WAVES = 7
+"""URLs are sent to in so many waves, each with the same endpoints."""
+
 ROUNDS = 2
 MAX_HONEST_ROUNDS = 10
 STEADY_MB = 4.0
@@ -150,24 +154,24 @@ class Exercise:
 
     async def _send_to_every_url(self) -> Outcomes:
         sent: Outcomes = {}
-        for at in range(0, len(EVERY_URL), WAVE):
-            await self._open(f"urls-{at}", len(EVERY_URL[at : at + WAVE]))
-            sent |= await self._send(f"urls-{at}", EVERY_URL[at : at + WAVE], SMALL)
+        wave = math.ceil(len(EVERY_URL) / WAVES)
+        await self._open("urls", wave)
+        for at in range(0, len(EVERY_URL), wave):
+            sent |= await self._send("urls", EVERY_URL[at : at + wave], SMALL)
         return sent
 
     async def _send_to_honest_ones(self, memory: Sequence[float]) -> None:
-        """The same to honest receivers, for comparison, until the worker's memory is steady: caches fill slowly."""
-        await self._open("honest", len(self._hostile))
+        """The same to honest receivers, for comparison, until the memory is steady: caches fill slowly."""
+        await self._open("receivers", len(self._hostile))
         for _ in range(MAX_HONEST_ROUNDS):
             peak = max(memory)
             for _ in range(ROUNDS):
-                await self._send("honest", [self._honest.url] * len(self._hostile), LARGE)
+                await self._send("receivers", [self._honest.url] * len(self._hostile), LARGE)
             if max(memory) - peak < STEADY_MB:
                 break
 
     async def _send_to_receivers(self) -> Outcomes:
         """The outcomes of the last round, and the counts of the receivers over all rounds."""
-        await self._open("receivers", len(self._hostile))
         for _ in range(ROUNDS):
             outcomes = await self._send("receivers", [one.url for one in self._hostile.values()], LARGE)
         return {
@@ -187,13 +191,12 @@ class Exercise:
 
     async def _send(self, channel: str, urls: Sequence[str], payload: bytes) -> Outcomes:
         """One message to all of them; the outcomes by URL. The API would refuse the URLs: they are written to the
-        database."""
+        database. Where the channel has more endpoints than there are URLs, the last one is sent to more than once."""
         async with self._stack.engine.begin() as connection:
             gids = (await connection.execute(text(_ENDPOINTS), {"channel": channel})).scalars().all()
-            pairs = [{"url": url, "gid": gid} for url, gid in zip(urls, gids, strict=True)]
-            await connection.execute(
-                text("UPDATE endpoint SET url = :url, version = version + 1 WHERE gid = :gid"), pairs
-            )
+            pairs = [{"url": url, "gid": gid} for url, gid in zip_longest(urls, gids, fillvalue=urls[-1])]
+            assert len(pairs) == len(gids)
+            await connection.execute(text(_AIM), pairs)
         message = await self._publisher.publish(channel, payload)
         assert message is not None
         await self._stack.drained()
@@ -203,12 +206,13 @@ class Exercise:
 
     @asynccontextmanager
     async def _memory(self) -> AsyncIterator[list[float]]:
-        """The memory of the worker meanwhile, in MB, as a series."""
-        worker, samples = psutil.Process(self._stack.worker.pid), list[float]()
+        """The memory of the API, which makes first attempts, and the worker meanwhile, in MB, as a series."""
+        senders = [psutil.Process(process.pid) for process in (self._stack.api, self._stack.worker)]
+        samples = list[float]()
 
         async def watch() -> None:
             while True:
-                samples.append(worker.memory_info().rss / 1e6)
+                samples.append(sum(sender.memory_info().rss for sender in senders) / 1e6)
                 await asyncio.sleep(0.05)
 
         watching = asyncio.create_task(watch())

@@ -64,6 +64,7 @@ NO_TLS = ssl.create_default_context()
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
             "the response is 101 Switching Protocols, which the request did not ask for",
         ),
+        (b"HTTP/1.1 101\n\n", "the response is 101 Switching Protocols, which the request did not ask for"),
         (
             b"HTTP/1.1 200 OK\r\nX-Big: " + b"a" * 200_000 + b"\r\n\r\n",
             "the response has more than 100 KiB of headers",

@@ -144,8 +144,8 @@ def test_a_redirect_inward_is_not_followed(report: Report) -> None:
     assert report["redirected"] == []
 
 
-def test_the_worker_takes_hardly_more_memory_than_before(report: Report) -> None:
-    """Peaks, in MB; the worker had made several hundred deliveries before."""
+def test_api_and_worker_take_hardly_more_memory_than_before(report: Report) -> None:
+    """Peaks of both together, in MB; they had made several hundred deliveries before."""
     assert report["memory_mb"]["hostile"] - report["memory_mb"]["before"] < 20
 
 

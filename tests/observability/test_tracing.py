@@ -1,7 +1,7 @@
 """Tracing where it is off, and where it cannot be had."""
 
-import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,20 +9,23 @@ from everhook.errors import ConfigurationError
 from everhook.observability import tracing
 from everhook.observability.trace_context import TraceParent
 from everhook.settings import Settings
-from testing.processes import REPOSITORY
+from testing.processes import Process
 
 PARENT = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 HEAVY = ("opentelemetry.sdk", "opentelemetry.exporter", "temporalio.contrib.opentelemetry")
 
 
-async def test_without_tracing_no_heavy_package_is_imported() -> None:
+async def test_without_tracing_no_heavy_package_is_imported(tmp_path: Path) -> None:
     """FastAPI looks at OpenTelemetry's API by itself, where that is installed."""
-    code = (
-        "import sys, worker, api.main; from everhook.settings import Settings; api.main.create_app(Settings(dev=True));"
-        f"sys.exit(any(name.startswith({HEAVY}) for name in sys.modules))"
+    script = tmp_path / "imports.py"
+    script.write_text(
+        "import sys, worker, api.main\n"
+        "from everhook.settings import Settings\n"
+        "api.main.create_app(Settings(dev=True))\n"
+        f"found = [name for name in sys.modules if name.startswith({HEAVY})]\n"
+        "sys.exit(str(found) if found else 0)"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=REPOSITORY)
-    assert await process.wait() == 0
+    await Process([sys.executable, script], log=tmp_path / "imports.log", forked=True).run()
 
 
 async def test_without_tracing_spans_do_nothing() -> None:
