@@ -117,7 +117,6 @@ def _production(directory: Path) -> dict[str, str]:
     return {
         "EVERHOOK_EGRESS_ALLOW": "",
         "EVERHOOK_EGRESS_HTTP": "false",
-        "EVERHOOK_SANDBOX": "false",  # as production runs: this measures memory
         "SSL_CERT_FILE": str(directory / "ca.pem"),
     }
 
