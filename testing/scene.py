@@ -27,7 +27,7 @@ from testing.waiting import assert_eventually
 # Workflows run as in production: tests/workflows run all of them in the sandbox, which takes 5 ms of CPU per delivery.
 SHARED = {
     **QUICK,
-    "EVERHOOK_RECONCILE_EVERY_SECONDS": "3",
+    "EVERHOOK_RECONCILE_EVERY_SECONDS": "6",
     "EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS": "60",
     "EVERHOOK_PARK_CHECK_SECONDS": "60",
     "EVERHOOK_MAX_CONCURRENT_SENDS": "14",
