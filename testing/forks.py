@@ -69,6 +69,11 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
+def prepare() -> None:
+    """Start to import the product, so that the first fork, which waits for that, takes less time."""
+    _parent()
+
+
 def fork(command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> Forked:
     """Start a command of Python. Its output is appended to `log`."""
     arguments = [str(part) for part in command[1:]]

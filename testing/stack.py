@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import httpx
-from sqlalchemy import NullPool, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from testing.arrivals import ArrivalLine, read_arrivals
+from testing.forks import prepare
 from testing.ledgers import Report, compare
 from testing.postgres_server import PostgresServer
 from testing.processes import REPOSITORY, Process, ProcessFailed, free_port
@@ -177,12 +178,12 @@ class Stack:
 
     async def _start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.database_url, *_ = await asyncio.gather(
-            self._start_database(),
-            self._exits.enter_async_context(self.temporal),
-            self._exits.enter_async_context(self.receiver),
+        prepare()
+        self.database_url, _ = await asyncio.gather(
+            self._start_database(), self._exits.enter_async_context(self.temporal)
         )
-        self.engine: AsyncEngine = create_async_engine(async_url(self.database_url), poolclass=NullPool)
+        await self._exits.enter_async_context(self.receiver)  # the first fork may block for seconds: nothing waits then
+        self.engine: AsyncEngine = create_async_engine(async_url(self.database_url), pool_pre_ping=True)
         self._exits.push_async_callback(self.engine.dispose)
         await asyncio.gather(self.command("migrate"), self.command("setup"))
         self.api = self._process("api", [sys.executable, "-m", "cli", "serve", *self._serve])

@@ -9,14 +9,14 @@ from testing.scene import Scene
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MESSAGES = 60
-RAMP = (5, 10, 20, 40)
-"""Released in each second after the closing, by the default settings."""
+MESSAGES = 36
+RAMP = (3, 6, 12, 24)
+"""Released in each second after the closing."""
 
 FIRST = 10
 """Enough to open the circuit. Others follow when it is open: a burst may outrun it."""
 
-LANE = 10
+LANE = 5
 """Requests of one endpoint that may be under way when its circuit opens."""
 
 

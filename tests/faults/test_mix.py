@@ -15,9 +15,9 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MANY = 48
-BEFORE_THE_KILL = 12
-GROUPS, EACH = 3, 6
+MANY = 24
+BEFORE_THE_KILL = 6
+GROUPS, EACH = 2, 6
 SINGLE = 6
 SCHEDULED, CANCELLED_AT_ONCE, CANCELLED_IN_TIME = 8, 2, 2
 DELAY_S = 6.0

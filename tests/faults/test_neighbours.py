@@ -10,7 +10,7 @@ from testing.script import Fault, Step, redirect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-NOISE, QUIET = 160, 10
+NOISE, QUIET = 100, 6
 MAX_GROWTH = 50 * 1024**2
 
 

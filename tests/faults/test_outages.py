@@ -24,7 +24,7 @@ async def test_either_server_may_be_unavailable_for_twenty_seconds_under_load(po
 async def _without_temporal(scene: Scene) -> None:
     """Publishing and the arrivals at a healthy endpoint continue without a delay; failed deliveries continue when
     Temporal is back, and all of them arrive once."""
-    report, acks = await _through_outage(scene, 2.5, scene.stack.temporal.kill9, scene.stack.temporal.start)
+    report, acks = await _through_outage(scene, 1.5, scene.stack.temporal.kill9, scene.stack.temporal.start)
     assert all(ack.tries == 1 for ack in acks), "a publish was refused while Temporal was away"
     assert max(ack.responded - ack.due for ack in acks) < PROMPTLY_S
     due = {ack.message_gid: ack.due for ack in acks}
@@ -42,7 +42,7 @@ async def _without_postgres(scene: Scene) -> None:
         scene.kills.append(time.monotonic())
         await _assert_refused(scene)
 
-    report, acks = await _through_outage(scene, 2.0, away, postgres.start)
+    report, acks = await _through_outage(scene, 1.5, away, postgres.start)
     assert any(ack.tries > 1 for ack in acks), "the outage hit no publish"
     report.assert_no_duplicates()
     report.assert_all_recorded()
@@ -81,8 +81,8 @@ async def test_messages_published_before_temporal_ever_ran_are_delivered_when_it
     await sqlite.stack.temporal.stop()
     await sqlite.stack.api.kill9()
     await sqlite.stack.start_api()
-    acks = await sqlite.publish(40)
-    assert [ack.tries for ack in acks] == [1] * 40
+    acks = await sqlite.publish(20)
+    assert [ack.tries for ack in acks] == [1] * 20
     assert max(ack.responded - ack.sent for ack in acks) < PROMPTLY_S
     await sqlite.stack.temporal.start()
     report = await sqlite.finish()

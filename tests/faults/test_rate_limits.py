@@ -23,7 +23,7 @@ async def test_no_second_sees_more_requests_than_the_limit_from_two_workers(post
     limits = {"two": 2, "five": 5}
     for name, limit in limits.items():
         await scene.endpoint(name, rateLimit=limit)
-    await scene.publish(14)
+    await scene.publish(10)
     report = await scene.finish()
     report.assert_no_duplicates()
     for name, limit in limits.items():
@@ -36,7 +36,7 @@ async def test_a_limit_that_changes_counts_at_once_for_what_waits(postgres: Scen
     scene = postgres
     before = {"raised": 1, "lifted": 1, "lowered": 25}
     endpoints = {name: await scene.endpoint(name, rateLimit=limit) for name, limit in before.items()}
-    await scene.publish(60)
+    await scene.publish(36)
     await scene.arrived(2, "raised")
     await scene.arrived(15, "lowered")
     await asyncio.gather(
@@ -45,8 +45,8 @@ async def test_a_limit_that_changes_counts_at_once_for_what_waits(postgres: Scen
         limit_to(scene, endpoints["lowered"], 2),
     )
     changed = time.monotonic()
-    await scene.has_statuses(endpoints["raised"], timeout=20, delivered=60)
-    await scene.has_statuses(endpoints["lifted"], timeout=20, delivered=60)
+    await scene.has_statuses(endpoints["raised"], timeout=20, delivered=36)
+    await scene.has_statuses(endpoints["lifted"], timeout=20, delivered=36)
     await scene.arrived(len(arrivals(scene, "lowered")) + 4, "lowered")
     after = [at for at in arrivals(scene, "lowered") if at > changed + 0.1]
     assert busiest(after) <= 2
@@ -55,16 +55,16 @@ async def test_a_limit_that_changes_counts_at_once_for_what_waits(postgres: Scen
     report.assert_no_duplicates()
 
 
-async def test_a_limit_that_is_set_during_a_burst_counts_in_the_lane_and_for_retries(sqlite: Scene) -> None:
+async def test_a_limit_that_is_set_during_a_burst_counts_in_the_lane_and_for_retries(postgres: Scene) -> None:
     """One endpoint has a queue in the lane, the other's deliveries wait for their second attempts."""
-    scene = sqlite
+    scene = postgres
     lane = await scene.endpoint("lane", events=["lane"], policy=PATIENT)
     retried = await scene.endpoint("retried", events=["retried"], policy=PATIENT | {"delaysSeconds": [3] * 3})
     await scene.respond(slowly(0.3), name="lane")
     await scene.respond(*[302] * 12, 200, name="retried")
     await scene.publish(12, type="retried")
     await scene.arrived(12, "retried")
-    await scene.publish(80, type="lane")
+    await scene.publish(40, type="lane")
     await scene.arrived(12, "lane")
     await asyncio.gather(limit_to(scene, lane, 2), limit_to(scene, retried, 2))
     changed = time.monotonic()

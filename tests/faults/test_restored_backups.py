@@ -17,7 +17,7 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-EACH = 5
+EACH = 3
 OF_STATUS = f'WorkflowType="{DELIVERY_WORKFLOW}" AND ExecutionStatus="{{}}" AND Channel="{{}}"'
 BUSY = Response(429, headers=(("retry-after", "1"),))
 POLICY = {"delaysSeconds": [1] * 40, "timeoutSeconds": 5}

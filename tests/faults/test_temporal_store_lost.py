@@ -1,4 +1,4 @@
-"""Temporal loses its store, with a hundred deliveries open. All of them are restored from the database."""
+"""Temporal loses its store, with fifty deliveries open. All of them are restored from the database."""
 
 from collections import defaultdict
 
@@ -10,13 +10,13 @@ from testing.script import Response
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-EACH = 20
+EACH = 10
 DEAD = 'DeliveryStatus="dead_lettered" AND ExecutionStatus="Running" AND Channel="{}"'
 # Retried, and nothing that the circuit counts: the endpoint named a time to come back.
 BUSY = Response(429, headers=(("retry-after", "4"),))
 
 
-async def test_the_temporal_store_may_be_deleted_with_a_hundred_deliveries_open(postgres: Scene) -> None:
+async def test_the_temporal_store_may_be_deleted_with_fifty_deliveries_open(postgres: Scene) -> None:
     scene, stack = postgres, postgres.stack
     paused, well, broken, busy, dead, late = await _endpoints(scene)
     for endpoint in (paused, well):

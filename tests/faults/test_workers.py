@@ -46,8 +46,8 @@ async def _subscribe(scene: Scene, name: str, type: str) -> None:
 
 async def test_a_worker_asked_to_end_finishes_what_is_in_flight(postgres: Scene) -> None:
     await _under_load(postgres)
-    publishing = asyncio.create_task(postgres.publish(40, rate=30))
-    await postgres.arrived(10)
+    publishing = asyncio.create_task(postgres.publish(24, rate=18))
+    await postgres.arrived(8)
     worker = postgres.stack.worker
     worker.send_signal(signal.SIGTERM)
     assert await worker.wait(GRACE_S) == 0
@@ -60,9 +60,9 @@ async def test_a_worker_asked_to_end_finishes_what_is_in_flight(postgres: Scene)
 
 async def test_an_old_worker_hands_over_to_a_new_one_without_a_duplicate(postgres: Scene) -> None:
     await _under_load(postgres)
-    publishing = asyncio.create_task(postgres.publish(60, rate=25))
+    publishing = asyncio.create_task(postgres.publish(36, rate=15))
     old, new = postgres.stack.worker, await postgres.stack.start_worker()
-    await postgres.arrived(20)
+    await postgres.arrived(12)
     old.send_signal(signal.SIGTERM)
     assert await old.wait(GRACE_S) == 0
     await publishing
