@@ -1,24 +1,27 @@
 """Every test of the store runs on SQLite and on a real PostgreSQL, each in its own database.
 
-Engines live as long as the session, for they keep the statements that they have compiled; their connections end with
-each test. Databases are emptied or copied before each test.
+All tests run in one event loop, so that engines and their connections live as long as the session: they keep the
+statements that they have compiled and prepared. Databases are emptied or copied before each test. A test that leaves a
+task or a connection in use fails.
 """
 
 import asyncio
 import functools
-import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy.util import LRUCache
 from sqlmodel import SQLModel
 
 from everhook.notifications.events import EVENTS_CHANNEL, TASKS_CHANNEL
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, _in_use
 from everhook.storage.migrate import migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Tenant
 from testing.postgres_server import PostgresServer
@@ -30,8 +33,40 @@ WITHOUT_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_wr
 """No test of the store cuts the server's power."""
 
 
+_COMPILED: LRUCache[Any, Any] = LRUCache(4_000)
+"""An engine's own cache holds 500 statements; the tests have more."""
+
+
 def _with_driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+@pytest.fixture
+def _function_scoped_runner(_session_scoped_runner: asyncio.Runner) -> Iterator[asyncio.Runner]:
+    """The event loop of tests and their fixtures, instead of pytest-asyncio's own, which makes one for each test."""
+    loop = _session_scoped_runner.get_loop()
+    before = asyncio.all_tasks(loop)
+    yield _session_scoped_runner
+    left = asyncio.all_tasks(loop) - before
+    if left:
+        names = sorted(str(task.get_coro()) for task in left)
+        _session_scoped_runner.run(_cancel(left))
+        pytest.fail(f"tasks are still running after the test: {names}")
+
+
+@pytest.fixture
+async def background_tasks() -> AsyncIterator[None]:
+    """For tests that start what a process does in the background: its tasks are cancelled at the end of the test."""
+    before = asyncio.all_tasks()
+    yield
+    await _cancel(asyncio.all_tasks() - before - {asyncio.current_task()})
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -49,9 +84,10 @@ class EmptyPostgres:
         self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(migrate(self.url))
         self._connection = self._loop.run_until_complete(asyncpg.connect(url))
+        self._loop.run_until_complete(self._connection.execute(_function_to_empty_all_tables()))
 
     def empty(self) -> None:
-        self._loop.run_until_complete(self._connection.execute(_empty_all_tables()))
+        self._loop.run_until_complete(self._connection.execute("SELECT pg_temp.empty_all_tables()"))
 
     def close(self) -> None:
         self._loop.run_until_complete(self._connection.close())
@@ -65,27 +101,41 @@ def empty_postgres(postgres: PostgresServer) -> Iterator[EmptyPostgres]:
     database.close()
 
 
+class EmptySqlite:
+    """One file that is restored to its migrated state before each test, while connections to it stay open."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite+aiosqlite:///{path}"
+        asyncio.run(migrate(self.url))
+        self._file = sqlite3.connect(path)
+        self._migrated = sqlite3.connect(":memory:")
+        self._file.backup(self._migrated)
+
+    def empty(self) -> None:
+        self._migrated.backup(self._file)
+
+    def close(self) -> None:
+        self._file.close()
+        self._migrated.close()
+
+
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One migrated file, copied for each test."""
-    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
-    asyncio.run(migrate(f"sqlite+aiosqlite:///{path}"))
-    return path
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmptySqlite]:
+    database = EmptySqlite(tmp_path_factory.mktemp("sqlite") / "everhook.db")
+    yield database
+    database.close()
 
 
 @pytest.fixture(params=[SQLITE, POSTGRES])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database that holds the default tenant, the channel of events, and nothing else."""
     if request.param == SQLITE:
-        migrated: Path = request.getfixturevalue("migrated_sqlite")
-        path = migrated.with_name("everhook.db")
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        shutil.copy(migrated, path)
-        return f"sqlite+aiosqlite:///{path}"
-    database: EmptyPostgres = request.getfixturevalue("empty_postgres")
-    database.empty()
-    return database.url
+        sqlite: EmptySqlite = request.getfixturevalue("empty_sqlite")
+        sqlite.empty()
+        return sqlite.url
+    postgres: EmptyPostgres = request.getfixturevalue("empty_postgres")
+    postgres.empty()
+    return postgres.url
 
 
 @pytest.fixture(params=[SQLITE, POSTGRES])
@@ -146,14 +196,13 @@ async def other_database(database_url: str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def _reused(url: str, name: str) -> AsyncIterator[Database]:
-    """Closing a Database ends its connections; it opens new ones, in another event loop, when it is used again.
-
-    What a test listens for (`before_cursor_execute`, no other event) ends with the test.
-    """
+    """What a test listens for (`before_cursor_execute`, no other event) ends with the test."""
     database = _long_lived(url, name)
     engines = {database._writer.sync_engine, database._reader.sync_engine}
     yield database
-    await database.close()
+    if any(_in_use(engine) for engine in (database._writer, database._reader)):
+        await database.close()  # it opens new connections when it is used again
+        pytest.fail("connections are still in use after the test")
     for engine in engines:
         listeners = engine.dispatch.before_cursor_execute
         own = getattr(listeners, "local", listeners)  # an engine with options has its own and those of its parent
@@ -163,7 +212,10 @@ async def _reused(url: str, name: str) -> AsyncIterator[Database]:
 
 @functools.cache
 def _long_lived(url: str, _name: str) -> Database:
-    return Database(url)
+    database = Database(url)
+    for engine in (database._writer.sync_engine, database._reader.sync_engine):
+        engine._compiled_cache = _COMPILED
+    return database
 
 
 @pytest.fixture
@@ -179,9 +231,8 @@ def store(database: Database) -> Store:
     return Store(database)
 
 
-@functools.cache
-def _empty_all_tables() -> str:
-    """One statement that touches only tables with rows.
+def _function_to_empty_all_tables() -> str:
+    """It touches only tables with rows. As a function of its connection, its plans are made once.
 
     No test waits for another's connection: what still holds a lock fails here, by name.
     """
@@ -193,4 +244,8 @@ def _empty_all_tables() -> str:
     for table in reversed(SQLModel.metadata.sorted_tables):
         where = f'"{table.name}" WHERE {kept.get(table.name, "true")}'
         steps.append(f"IF EXISTS (SELECT FROM {where}) THEN DELETE FROM {where}; END IF;")
-    return f"DO $$ BEGIN SET LOCAL lock_timeout = '5s'; {' '.join(steps)} END $$"
+    return f"""
+        SET lock_timeout = '5s';
+        CREATE FUNCTION pg_temp.empty_all_tables() RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN {" ".join(steps)} END $$
+    """

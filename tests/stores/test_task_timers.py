@@ -28,6 +28,8 @@ from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 from tests.stores.test_event_publisher import publish
 from tests.stores.test_pull_queue import RETENTION, no_temporal
 
+pytestmark = pytest.mark.usefixtures("background_tasks")
+
 HOUR = timedelta(hours=1)
 REMINDERS = {"afterSeconds": 3_600, "everySeconds": 7_200, "max": 2}
 APPROVE = SubmittedDecision("approved", 1)
