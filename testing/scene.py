@@ -24,7 +24,6 @@ from testing.waiting import assert_eventually
 # A parked delivery that checks its circuit by itself would hide a release that does not come. Each run of a schedule is
 # a workflow, and several stacks run at once: with all schedules every second or two an idle stack takes 14 % of a core,
 # with these 3 %. A test that needs a schedule sooner triggers it. The limits are low, so that few messages reach them.
-# Workflows run as in production: tests/workflows run all of them in the sandbox, which takes 5 ms of CPU per delivery.
 SHARED = {
     **QUICK,
     "EVERHOOK_RECONCILE_EVERY_SECONDS": "6",
@@ -38,7 +37,6 @@ SHARED = {
     "EVERHOOK_ERASURE_SETTLE_SECONDS": "1",
     "EVERHOOK_REPLAY_RATE": "6",
     "EVERHOOK_MAX_CONNECTIONS_PER_ADDRESS": "2000",
-    "EVERHOOK_SANDBOX": "false",
 }
 PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 5}
 PATIENCE_S = 120.0
