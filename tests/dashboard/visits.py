@@ -25,6 +25,11 @@ AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
 CONTRAST_ALONE = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
 
+SERIOUS = """async options => (await axe.run(document, options)).violations
+    .filter(each => ["serious", "critical"].includes(each.impact))
+    .map(each => `${each.id} at ${each.nodes[0].target}`)"""
+"""In the page, for the results are large: all that was checked is in them."""
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -181,9 +186,5 @@ async def obstacles_on(page: Page, options: dict[str, Any] = RULES) -> list[str]
     """The serious findings of axe on the open page."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(AXE)
-    results = await page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **options})
-    return [
-        f"{violation['id']} at {violation['nodes'][0]['target']}"
-        for violation in results["violations"]
-        if violation["impact"] in ("serious", "critical")
-    ]
+    obstacles: list[str] = await page.evaluate(SERIOUS, {"resultTypes": ["violations"], **options})
+    return obstacles
