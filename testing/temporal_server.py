@@ -2,8 +2,10 @@
 
 import asyncio
 import shutil
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -118,8 +120,10 @@ class TemporalServer:
         self.process.resume()
 
     def back_up(self) -> None:
-        """Keep a copy of the store. Only after an orderly stop."""
-        shutil.copyfile(self.db_file, self.db_file.with_suffix(".backup"))
+        """Keep a copy of the store, with what is still in its write-ahead log. Only while it is down."""
+        copy = self.db_file.with_suffix(".backup")
+        with closing(sqlite3.connect(self.db_file)) as store, closing(sqlite3.connect(copy)) as target:
+            store.backup(target)
 
     def restore(self) -> None:
         """Replace the store by the copy. Only while it is down."""

@@ -60,12 +60,11 @@ async def test_a_burst_through_two_publishing_processes_and_two_workers_makes_on
     await postgres.respond(302, 200, name="flaky", each_message=True)
     await postgres.stack.start_worker()
     async with _api(postgres, "api-2") as one, _api(postgres, "api-3") as other:
-        await asyncio.gather(*(each.publish_many(postgres.channel, BURST // 2) for each in (one, other)))
-        for each in (one, other):
-            postgres.publisher.acks.extend(each.acks)
+        await asyncio.gather(*(api.publish_many(postgres.channel, BURST // 2) for api in (one, other)))
+        postgres.publisher.acks.extend([*one.acks, *other.acks])
         await postgres.stack.drained(240, of=postgres.publisher)
-        for one in (endpoint, flaky):
-            await _assert_one_workflow_each(postgres, one.gid)
+        for each in (endpoint, flaky):
+            await _assert_one_workflow_each(postgres, each.gid)
         report = await postgres.finish()
     report.assert_no_duplicates()
 
