@@ -35,9 +35,13 @@ KEEP_ONE_OF_EACH = """lists => {
 """Keep one row of those that consist of the same parts: axe would check each of them."""
 
 ROWS = "tbody, .cards, .timeline"
-SAME_ON_EVERY_PAGE = "nav ul"
+MENU = "nav ul"
+"""The same on every page but for the current one: it is looked at as a whole on the first page."""
+
 HEADINGS_AND_TITLE = """() => [
-    [...document.querySelectorAll("h1")].filter(each => each.checkVisibility()).map(each => each.innerText),
+    [...document.querySelectorAll("h1:not([aria-hidden=true], [aria-hidden=true] *)")]
+        .filter(each => each.offsetHeight && each.checkVisibility({visibilityProperty: true}))
+        .map(each => each.innerText),
     document.title,
 ]"""
 STICKING_OUT = """() => [
@@ -171,7 +175,7 @@ async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
             await _open(page, visit)
         too_wide += [f"{width} px: {fault}" for fault in await page.evaluate(STICKING_OUT)]
     headings, title = await page.evaluate(HEADINGS_AND_TITLE)
-    lists = ROWS if visit.path in ("/", "/portal/") else f"{ROWS}, {SAME_ON_EVERY_PAGE}"
+    lists = ROWS if visit.path in ("/", "/portal/") else f"{ROWS}, {MENU}"
     await page.evaluate(KEEP_ONE_OF_EACH, lists)
     obstacles = await obstacles_on(page)
     await page.emulate_media(color_scheme="dark")
