@@ -3,7 +3,7 @@
 import functools
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.dependencies import Services
 from api.main import create_app
+from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.temporal.client import connect
@@ -203,6 +205,19 @@ def _sqlite_threads() -> set[threading.Thread]:
 def _assert_ended(threads: set[threading.Thread]) -> None:
     """A connection's thread ends a moment after it was closed. It must not outlive the loop."""
     assert not threads
+
+
+@asynccontextmanager
+async def on_a_port(app: ASGIApp, ending: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
+    """Serve an application whose lifespan is that of `running_api`; yields the port of 127.0.0.1."""
+
+    async def without_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+
+    listener = bound_socket("127.0.0.1", 0, "port")
+    async with serving(without_lifespan, listener, ending=ending):
+        yield listener.getsockname()[1]
 
 
 def ok(response: httpx.Response) -> JSON:

@@ -4,7 +4,6 @@ It blocks, so each call runs in a thread.
 """
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from typing import Any, TypeVar
 from axme import AxmeClient, AxmeClientConfig  # type: ignore[import-untyped]
 
 from api.main import end_streams
-from everhook.serving.server import serving
 from everhook.settings import Settings
-from testing.api import API_KEY, JSON, Api, created, running_api
+from testing.api import API_KEY, JSON, Api, created, on_a_port, running_api
 
 AGENT = "agent://default/production/fulfillment-service"
 ORDER: JSON = {"intent_type": "order.fulfillment.v1", "to_agent": AGENT, "payload": {"order_id": "ord_123"}}
@@ -90,17 +88,7 @@ def client(port: int, key: str, **config: Any) -> AxmeClient:
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Served]:
     """A separate API. Temporal is stopped."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
     async with running_api(settings.model_copy(update={"axme": True})) as api:
-        app = api.app
-
-        async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "lifespan":
-                await app(scope, receive, send)
-
         with ExitStack() as closing:
-            axme = closing.enter_context(client(port, API_KEY))
-            async with serving(without_lifespan, listener, ending=lambda: end_streams(app)):
-                yield Served(api, port, axme, closing)
+            async with on_a_port(api.app, lambda: end_streams(api.app)) as port:
+                yield Served(api, port, closing.enter_context(client(port, API_KEY)), closing)

@@ -25,14 +25,12 @@ from everhook.publishing import store
 from everhook.pulling import direct, queue_store
 from everhook.pulling.queue_store import enqueue
 from everhook.serving import protocol
-from everhook.serving.server import serving
 from everhook.storage.engine import SQLITE_READERS
 from everhook.storage.tables import now
 from everhook.streaming import service as streaming
-from testing.api import API_KEY, JSON, Api, assert_problem, created
+from testing.api import API_KEY, JSON, Api, assert_problem, created, on_a_port
 from testing.waiting import PATIENCE_S, assert_eventually
 from tests.api.test_pulling import acks, poll, pull_endpoint
-from tests.dashboard.conftest import WithoutLifespan
 
 
 @dataclass
@@ -116,14 +114,9 @@ class Server:
 
 @pytest_asyncio.fixture
 async def server(api: Api) -> AsyncIterator[Server]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            serving(WithoutLifespan(api.app), listener, ending=lambda: end_streams(api.app))
-        )
+    async with on_a_port(api.app, lambda: end_streams(api.app)) as port:
         await api.channel()
-        yield Server(api, listener.getsockname()[1])
+        yield Server(api, port)
 
 
 async def publish(api: Api, count: int) -> None:
@@ -322,12 +315,10 @@ async def test_a_server_that_stops_ends_streams_and_releases_unsent_deliveries(
     monkeypatch.setattr("everhook.serving.server.GRACE_S", PATIENCE_S)
     await api.channel()
     gid = await pull_endpoint(api, "stream")
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     began = 0.0
     async with AsyncExitStack() as stack:
-        async with serving(WithoutLifespan(api.app), listener, ending=lambda: end_streams(api.app)):
-            server = Server(api, listener.getsockname()[1])
+        async with on_a_port(api.app, lambda: end_streams(api.app)) as port:
+            server = Server(api, port)
             stream, _ = await stack.enter_async_context(server.stream(gid))
             polled = asyncio.create_task(poll(api, gid, waitSeconds=50))
             await asyncio.sleep(0.1)

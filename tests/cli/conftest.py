@@ -6,7 +6,6 @@ Commands run in this process, in a thread: as `everhook` runs them, without the 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,11 @@ from structlog.testing import capture_logs
 from temporalio.client import Client
 
 from cli.main import run
-from everhook.engine import delivery_engine
-from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
-from everhook.storage.engine import Database
-from everhook.temporal.client import connect
-from everhook.temporal.provisioning import setup
-from testing.api import API_KEY, Api, running_api
+from testing.api import API_KEY, Api, on_a_port
+from testing.in_process import running_in_process
 from testing.receiver import Receiver
-from testing.temporal_server import NAMESPACE, TemporalServer
 from tests.api.conftest import copied, migrated_file
-from worker import running_workers
 
 __all__ = ["migrated_file"]
 
@@ -84,37 +77,18 @@ class Live:
 async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     directory = tmp_path_factory.mktemp("client")
     settings = copied(migrated_file, directory)
-    async with AsyncExitStack() as opened:
-        opened.enter_context(capture_logs())  # the workers' log would stand among what commands print
-        server = await opened.enter_async_context(TemporalServer(directory))
-        client = await connect(target_host=server.address, namespace=NAMESPACE)
-        await setup(client, settings)
-        receiver = await opened.enter_async_context(Receiver())
-        database = Database(settings.database_url)
-        opened.push_async_callback(database.close)
-        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
-        await opened.enter_async_context(running_workers(engine))
-        api = await opened.enter_async_context(running_api(settings, client))
-        socket = bound_socket("127.0.0.1", 0, "port")
-        await opened.enter_async_context(serving(_WithoutLifespan(api.app), socket))
-        await api.channel()
-        yield Live(api, f"http://127.0.0.1:{socket.getsockname()[1]}", receiver, client, server.address, settings)
-
-
-class _WithoutLifespan:
-    """The lifespan is managed by the test: see `running_api`."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        else:
-            await self._app(scope, receive, send)
+    # The workers' log would stand among what commands print.
+    with capture_logs():
+        async with running_in_process(settings, directory) as running, on_a_port(running.api.app) as port:
+            await running.api.channel()
+            yield Live(
+                running.api,
+                f"http://127.0.0.1:{port}",
+                running.receiver,
+                running.temporal,
+                running.temporal_address,
+                settings,
+            )
 
 
 @pytest.fixture

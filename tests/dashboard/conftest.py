@@ -4,7 +4,6 @@
 """
 
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,19 +16,14 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
-from everhook.engine import delivery_engine
-from everhook.serving.server import serving
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
-from everhook.temporal.client import connect
-from everhook.temporal.provisioning import setup
-from testing.api import API_KEY, MASTER_KEY, Api, running_api
+from testing.api import API_KEY, MASTER_KEY, Api, on_a_port, running_api
+from testing.in_process import running_in_process
 from testing.processes import Process, free_port, refusing_port
 from testing.receiver import Receiver
-from testing.temporal_server import NAMESPACE, TemporalServer
 from tests.api.conftest import copied, migrated_file
 from tests.dashboard.scenery import Scenery
-from worker import running_workers
 
 __all__ = ["migrated_file"]
 
@@ -141,37 +135,18 @@ async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     directory = tmp_path_factory.mktemp("stage")
     settings = copied(migrated_file, directory).model_copy(update={"temporal_ui_url": "http://127.0.0.1:8233"})
     async with AsyncExitStack() as opened:
-        server = await opened.enter_async_context(TemporalServer(directory))
-        client = await connect(target_host=server.address, namespace=NAMESPACE)
-        await setup(client, settings)
-        receiver = await opened.enter_async_context(Receiver())
         database = Database(settings.database_url)
         opened.push_async_callback(database.close)
         scenery = Scenery(database, KeyRing.from_settings(settings))
         await scenery.build()
-        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
-        await opened.enter_async_context(running_workers(engine))
-        api = await opened.enter_async_context(running_api(settings, client))
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # The lifespan is that of `running_api`: the server only lends the application a socket.
-        await opened.enter_async_context(serving(WithoutLifespan(api.app), listener))
-        async with browsing(api) as visitor:
+        running = await opened.enter_async_context(running_in_process(settings, directory))
+        url = f"http://127.0.0.1:{await opened.enter_async_context(on_a_port(running.api.app))}"
+        async with browsing(running.api) as visitor:
             cookie = (await visitor.sign_in()).cookies["everhook_session"]
         playwright = await opened.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         opened.push_async_callback(browser.close)
-        yield Stage(url, api, receiver, browser, scenery, cookie)
-
-
-class WithoutLifespan:
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
+        yield Stage(url, running.api, running.receiver, browser, scenery, cookie)
 
 
 @asynccontextmanager

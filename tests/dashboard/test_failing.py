@@ -1,19 +1,17 @@
 """Every kind of error, in a real browser: the page that is shown, and its links back."""
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
 
-from everhook.serving.server import serving
 from everhook.temporal.client import connect
-from testing.api import Api, running_api
+from testing.api import Api, on_a_port, running_api
 from testing.processes import refusing_port
 from tests.api.conftest import copied
-from tests.dashboard.conftest import Stage, WithoutLifespan, browsing
+from tests.dashboard.conftest import Stage, browsing
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,10 +24,8 @@ async def an_api_without_temporal(
     unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with running_api(copied(migrated_file, directory), unreachable) as api, browsing(api) as visitor:
         cookie = (await visitor.sign_in()).cookies["everhook_session"]
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with serving(WithoutLifespan(api.app), listener), stage.tab(signed_in=False) as page:
+        async with on_a_port(api.app) as port, stage.tab(signed_in=False) as page:
+            url = f"http://127.0.0.1:{port}"
             await page.context.add_cookies([{"name": "everhook_session", "value": cookie, "url": url}])
             await page.goto(url)
             yield api, page

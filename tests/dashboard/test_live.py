@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import time
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from fastapi import FastAPI
 from playwright.async_api import expect
 
 from api import dashboard
-from everhook.serving.server import PRODUCTION_GRACE_S, serving
-from testing.api import API_KEY
+from everhook.serving.server import PRODUCTION_GRACE_S
+from testing.api import API_KEY, on_a_port
 from testing.waiting import assert_eventually
 from tests.api.conftest import copied
-from tests.dashboard.conftest import Pages, Stage, WithoutLifespan, serve
+from tests.dashboard.conftest import Pages, Stage, serve
 
 PROMPTLY_S = PRODUCTION_GRACE_S * 0.75
 """Shorter than the time either server would wait for running requests."""
@@ -52,13 +51,9 @@ async def test_a_server_inside_another_process_does_not_wait_for_open_dashboards
     monkeypatch.setattr("everhook.serving.server.GRACE_S", PRODUCTION_GRACE_S)
     app = pages.api.app
     await pages.sign_in()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     async with contextlib.AsyncExitStack() as server:
-        await server.enter_async_context(
-            serving(WithoutLifespan(app), listener, ending=lambda: dashboard.end_streams(app))
-        )
-        following = asyncio.create_task(_follow(listener.getsockname()[1], pages.http.cookies["everhook_session"]))
+        port = await server.enter_async_context(on_a_port(app, lambda: dashboard.end_streams(app)))
+        following = asyncio.create_task(_follow(port, pages.http.cookies["everhook_session"]))
         await assert_eventually(lambda: _assert_followed(app))
         began = time.monotonic()
     assert time.monotonic() - began < PROMPTLY_S

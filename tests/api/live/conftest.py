@@ -2,7 +2,6 @@
 two seconds of CPU time to start one."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -12,17 +11,12 @@ import pytest_asyncio
 from pydantic import SecretStr
 from temporalio.client import Client
 
-from everhook.engine import delivery_engine
-from everhook.storage.engine import Database
-from everhook.temporal.client import connect
-from everhook.temporal.provisioning import setup
-from testing.api import JSON, Api, ok, running_api
+from testing.api import JSON, Api, ok
+from testing.in_process import running_in_process
 from testing.receiver import Receiver
 from testing.smtp_server import SmtpServer
-from testing.temporal_server import NAMESPACE, TemporalServer
 from testing.waiting import assert_eventually
 from tests.api.conftest import copied
-from worker import running_workers
 
 ON_STACK = pytest.mark.asyncio(loop_scope="package")
 """For the tests of this package: they run in the event loop of the stack."""
@@ -67,21 +61,11 @@ class Live:
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
 async def stack(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     directory = tmp_path_factory.mktemp("live")
-    settings = copied(migrated_file, directory)
-    async with AsyncExitStack() as opened:
-        mails = await opened.enter_async_context(SmtpServer())
+    async with SmtpServer() as mails:
         of_mails = {"smtp_url": SecretStr(mails.url), "smtp_from": "hooks@acme.example"}
-        settings = settings.model_copy(update={"events_every_seconds": 1, **of_mails})
-        server = await opened.enter_async_context(TemporalServer(directory))
-        client = await connect(target_host=server.address, namespace=NAMESPACE)
-        await setup(client, settings)
-        receiver = await opened.enter_async_context(Receiver())
-        database = Database(settings.database_url)
-        opened.push_async_callback(database.close)
-        engine = await opened.enter_async_context(delivery_engine(client, database, settings))
-        await opened.enter_async_context(running_workers(engine))
-        api = await opened.enter_async_context(running_api(settings, client))
-        yield Live(api, receiver, client, mails)
+        settings = copied(migrated_file, directory).model_copy(update={"events_every_seconds": 1, **of_mails})
+        async with running_in_process(settings, directory) as running:
+            yield Live(running.api, running.receiver, running.temporal, mails)
 
 
 @pytest.fixture
