@@ -40,6 +40,7 @@ from everhook.inbox.tasks import (
     check_comment,
     check_data,
     defaults_of,
+    groups_of,
     is_assignee,
     outcome_of,
 )
@@ -357,7 +358,7 @@ def is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
     asking = [(own, task.assignees)]
     asking += [(each, defaults_of(each.options).get("assignees", [])) for each in others]
     return any(
-        is_assignee(person.name, assignees, inbox.options.get("groups") or {})
+        is_assignee(person.name, assignees, groups_of(inbox.options))
         for inbox, assignees in asking
         if assignees or person.inboxes is None or inbox.gid in person.inboxes
     )
@@ -368,7 +369,7 @@ def _check_delegate(row: TaskRow, to: str) -> None:
     task = row.task
     if to in task.assignees:
         raise InvalidField("to", f"{to} is asked already")
-    if to.startswith(GROUP) and to.removeprefix(GROUP) not in (row.inbox.options.get("groups") or {}):
+    if to.startswith(GROUP) and to.removeprefix(GROUP) not in groups_of(row.inbox.options):
         raise InvalidField("to", f"the inbox has no group {to.removeprefix(GROUP)}")
     if task.document["excludeRequester"] and to == task.requested_by:
         raise InvalidField("to", f"{to} published this message, so someone else has to decide")

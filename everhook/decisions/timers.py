@@ -26,7 +26,7 @@ from everhook.inbox import store as tasks
 from everhook.inbox.deadlines_store import set_schedule, wait_until
 from everhook.inbox.schedule import Schedule, Step
 from everhook.inbox.store import TaskRow, record_task_event
-from everhook.inbox.tasks import Person, defaults_of, is_inbox, outcome_on_due, people_of
+from everhook.inbox.tasks import Person, defaults_of, groups_of, is_inbox, outcome_on_due, people_of
 from everhook.notifications.events import EventKind
 from everhook.publishing.gate_progress_store import UPKEEP, Ending, Released, decline_step
 from everhook.pulling.queue_store import pulled_delivery
@@ -166,9 +166,7 @@ async def _escalate(session: Session, row: TaskRow, schedule: Schedule, moment: 
     _note(task, note)
     session.add(task)
     record_audit(session, Actor(ESCALATION), "task.escalated", task.gid, tenant_gid=task.tenant_gid, detail={"to": to})
-    record_task_event(
-        session, EventKind.TASK_ESCALATED, row, to=to, toPeople=people_of(assignees, options.get("groups") or {})
-    )
+    record_task_event(session, EventKind.TASK_ESCALATED, row, to=to, toPeople=people_of(assignees, groups_of(options)))
 
 
 async def _expire(session: Session, row: TaskRow, check: PullCheck, reason: DeadLetterReason, moment: datetime) -> None:

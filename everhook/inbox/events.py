@@ -6,7 +6,7 @@ from typing import Any
 
 from everhook.delivery.body_formats import timestamp
 from everhook.ids import Kind, new_gid
-from everhook.inbox.tasks import people_of
+from everhook.inbox.tasks import groups_of, people_of
 from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.tables import Task, now
 
@@ -33,7 +33,7 @@ def task_event(
             "inbox": task.endpoint_gid,
             "inboxName": options.get("name", ""),
             "assignees": task.assignees,
-            "people": people_of(task.assignees, options.get("groups") or {}),
+            "people": people_of(task.assignees, groups_of(options)),
             "dueAt": timestamp(task.due_at),
             **more,
         },

@@ -216,9 +216,14 @@ def defaults_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (options.get("task") or {}).items() if value is not None}
 
 
+def groups_of(options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The members of each group of an inbox."""
+    return options.get("groups") or {}
+
+
 def check_inbox(options: Mapping[str, Any]) -> None:
     """Check the defaults of an inbox's tasks. Raises InvalidField."""
-    spec, groups = parse_spec(defaults_of(options), "options.task"), options.get("groups") or {}
+    spec, groups = parse_spec(defaults_of(options), "options.task"), groups_of(options)
     for group, members in groups.items():
         if not all(map(_NAME.fullmatch, (group, *members))):
             raise InvalidField("options.groups", "takes names of 1 to 200 characters without control characters")
