@@ -137,12 +137,10 @@ async def _open(page: Page, visit: Visit) -> None:
 
     No other page is intercepted, for meanwhile the browser does not use its cache.
     """
-    leads_on = visit.route in ("/portal/open/{token}", "/sign-in/link/{link}")
-    if leads_on:
+    if visit.route in ("/portal/open/{token}", "/sign-in/link/{link}"):
         await page.route(f"**{visit.path}", _without_scripts)
     await page.goto(visit.path)
-    if leads_on:
-        await page.unroute_all()
+    await page.unroute_all()
 
 
 async def _without_scripts(route: Route) -> None:
@@ -169,10 +167,10 @@ async def findings(stage: Stage, visits: list[Visit], portal: str) -> dict[str, 
 async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
     too_wide: list[str] = []
     await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size({"width": SIZES[0][0], "height": SIZES[0][1]})
+    await _open(page, visit)
     for width, height in SIZES:
         await page.set_viewport_size({"width": width, "height": height})
-        if (width, height) == SIZES[0]:
-            await _open(page, visit)
         too_wide += [f"{width} px: {fault}" for fault in await page.evaluate(STICKING_OUT)]
     headings, title = await page.evaluate(HEADINGS_AND_TITLE)
     lists = ROWS if visit.path in ("/", "/portal/") else f"{ROWS}, {MENU}"

@@ -17,7 +17,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy.util import LRUCache
 from sqlmodel import SQLModel
 
 from everhook.notifications.events import EVENTS_CHANNEL, TASKS_CHANNEL
@@ -31,10 +30,6 @@ from tests.stores.factories import Store
 SQLITE, POSTGRES = "sqlite", "postgres"
 WITHOUT_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """No test of the store cuts the server's power."""
-
-
-_COMPILED: LRUCache[Any, Any] = LRUCache(4_000)
-"""An engine's own cache holds 500 statements; the tests have more."""
 
 
 def _with_driver(url: str) -> str:
@@ -212,10 +207,7 @@ async def _reused(url: str, name: str) -> AsyncIterator[Database]:
 
 @functools.cache
 def _long_lived(url: str, _name: str) -> Database:
-    database = Database(url)
-    for engine in (database._writer.sync_engine, database._reader.sync_engine):
-        engine._compiled_cache = _COMPILED
-    return database
+    return Database(url)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHistory
-from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
 from everhook.contracts import (
@@ -22,17 +20,10 @@ from everhook.contracts import (
     SCHEDULED_MESSAGE_WORKFLOW,
     SEAL_RECEIPTS_WORKFLOW,
 )
-from everhook.temporal.client import PLUGIN
 from tests.histories.commands import commands_of, saved_commands
 from tests.histories.record import HERE, record
-from tests.workflows.engine import WORKFLOWS, PreparedOnce
 
 HISTORIES = sorted(HERE.glob("*.json"))
-
-
-async def replay(history: dict[str, Any]) -> None:
-    replayer = Replayer(workflows=WORKFLOWS, plugins=[PLUGIN], workflow_runner=PreparedOnce())
-    await replayer.replay_workflow(WorkflowHistory.from_json("replayed", history))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -54,7 +45,7 @@ async def test_a_saved_history_replays_with_the_same_commands_as_before(path: Pa
 async def test_a_history_of_other_commands_does_not_replay(path: Path) -> None:
     """That replaying can fail: as if the code had asked for something else than it did."""
     with pytest.raises(NondeterminismError):
-        await replay(_with_another_first_command(load(path)))
+        await commands_of(_with_another_first_command(load(path)))
 
 
 async def test_the_histories_that_are_recorded_now_replay(tmp_path: Path) -> None:
@@ -63,7 +54,7 @@ async def test_the_histories_that_are_recorded_now_replay(tmp_path: Path) -> Non
     now = recorded(tmp_path)
     assert now.keys() == recorded(HERE).keys()
     for history in now.values():
-        await replay(history)
+        await commands_of(history)
 
 
 def test_every_workflow_has_a_saved_history() -> None:

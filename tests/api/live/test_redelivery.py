@@ -26,6 +26,16 @@ async def subscribed(live: Live) -> None:
     await live.api.endpoint(live.url, channel=live.name, tenant=live.name)
 
 
+async def rejected(live: Live) -> tuple[JSON, str]:
+    """A message, and the gid of its delivery, which is a dead letter."""
+    await subscribed(live)
+    live.receiver.respond(Response(422), path=live.path)
+    message = await live.api.publish({"n": 1}, live.name)
+    gid: str = message["deliveries"][0]["deliveryGid"]
+    await live.wait_for_status(gid, "dead_lettered")
+    return message, gid
+
+
 async def redeliver(live: Live, message: JSON) -> str:
     path = f"/v1/messages/{message['messageGid']}/redeliver"
     (delivery,) = accepted(await live.api.post(path, {"reason": "they lost it"}))["deliveries"]
@@ -87,11 +97,7 @@ async def test_a_delivered_message_arrives_again_and_says_so(live: Live) -> None
 
 
 async def test_the_workflow_of_a_dead_letter_starts_the_round_once(live: Live) -> None:
-    await subscribed(live)
-    live.receiver.respond(Response(422), path=live.path)
-    message = await live.api.publish({"n": 1}, live.name)
-    gid = message["deliveries"][0]["deliveryGid"]
-    await live.wait_for_status(gid, "dead_lettered")
+    message, gid = await rejected(live)
     await redeliver(live, message)
     await live.receiver.wait_for(2, path=live.path)
     await live.wait_for_status(gid, "dead_lettered")
@@ -112,11 +118,7 @@ async def test_the_workflow_of_a_dead_letter_starts_the_round_once(live: Live) -
 
 
 async def test_a_replay_whose_process_died_after_the_commit_is_started_by_the_reconciler(live: Live) -> None:
-    await subscribed(live)
-    live.receiver.respond(Response(422), path=live.path)
-    message = await live.api.publish({"n": 1}, live.name)
-    gid = message["deliveries"][0]["deliveryGid"]
-    await live.wait_for_status(gid, "dead_lettered")
+    message, gid = await rejected(live)
     services = live.api.services
     async with services.scope_of(None).writing() as session:
         await services.redelivery.redeliver(session, Actor("ann"), message["messageGid"])
