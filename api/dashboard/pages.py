@@ -26,7 +26,7 @@ from api.dashboard.sessions import Session, Sessions
 from api.dashboard.task_form import due_after, words
 from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
-from everhook.inbox.tasks import defaults_of
+from everhook.inbox.tasks import defaults_of, title_of
 from everhook.settings import Settings
 from everhook.storage.tenant_scope import TenantScope
 
@@ -152,6 +152,7 @@ def templates() -> Environment:
         as_words=words,
         due_after=due_after,
         task_defaults=defaults_of,
+        task_title=title_of,
     )
     return environment
 

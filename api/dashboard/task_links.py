@@ -26,7 +26,7 @@ from api.tasks.schemas import TaskLinkIn, TaskLinkOut
 from everhook.contracts import DeadLetterReason
 from everhook.decisions.service import TaskView, is_asked
 from everhook.errors import NotFound
-from everhook.inbox.tasks import Person
+from everhook.inbox.tasks import Person, title_of
 from everhook.storage.tables import TaskState
 from everhook.storage.tenant_scope import TenantScope
 
@@ -150,7 +150,7 @@ def _page(request: Request, opened: Opened, page: TaskPage, status: HTTPStatus =
         request,
         "task_link.html",
         status=status,
-        title=opened.view.row.task.document["title"],
+        title=title_of(opened.view.row.task.document),
         v=page,
         action=request.url.path,
         values=page.values or {},

@@ -27,7 +27,7 @@ from api.tasks.schemas import MAX_COMMENT, MAX_NAME
 from everhook.decisions.service import TaskView
 from everhook.errors import AlreadyDecided, Forbidden, InvalidField
 from everhook.inbox.store import TaskFilter
-from everhook.inbox.tasks import Person
+from everhook.inbox.tasks import Person, title_of
 from everhook.storage.tables import Task, TaskState
 from everhook.storage.tenant_scope import TenantScope
 
@@ -206,7 +206,7 @@ def _page(
         "task.html",
         viewer,
         status=refusal.status if refusal is not None else HTTPStatus.OK,
-        title=view.row.task.document["title"],
+        title=title_of(view.row.task.document),
         nav="inbox",
         v=page,
         values=values or {},

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 from api import patterns
 from api.schemas import ApiModel, Integer, check_free_json
 from everhook.decisions.service import SubmittedDecision, TaskView
+from everhook.inbox.tasks import title_of
 from everhook.storage import tables
 from everhook.storage.tables import TaskState, now
 
@@ -122,7 +123,7 @@ class TaskOut(ApiModel):
             delivery_gid=row.delivery_gid,
             message_gid=row.message_gid,
             inbox=row.endpoint_gid,
-            title=row.document.get("title", ""),
+            title=title_of(row.document),
             state=row.state,
             version=row.version,
             assignees=row.assignees,

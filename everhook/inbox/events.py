@@ -6,7 +6,7 @@ from typing import Any
 
 from everhook.delivery.body_formats import timestamp
 from everhook.ids import Kind, new_gid
-from everhook.inbox.tasks import groups_of, people_of
+from everhook.inbox.tasks import groups_of, people_of, title_of
 from everhook.notifications.events import EventKind, is_reserved
 from everhook.storage.tables import Task, now
 
@@ -29,7 +29,7 @@ def task_event(
             "messageGid": task.message_gid,
             "channelName": channel,
             "type": event_type,
-            "title": task.document.get("title", ""),
+            "title": title_of(task.document),
             "inbox": task.endpoint_gid,
             "inboxName": options.get("name", ""),
             "assignees": task.assignees,

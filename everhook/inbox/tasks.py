@@ -216,6 +216,11 @@ def defaults_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (options.get("task") or {}).items() if value is not None}
 
 
+def title_of(document: Mapping[str, Any]) -> str:
+    """The title in the document of a task. An earlier version stored null, where an inbox said so."""
+    return document.get("title") or "Untitled"
+
+
 def groups_of(options: Mapping[str, Any]) -> dict[str, list[str]]:
     """The members of each group of an inbox."""
     return options.get("groups") or {}

@@ -292,6 +292,17 @@ async def test_null_in_the_options_of_an_inbox_is_like_absent(api: Api, is_store
     ok(await api.post(f"/v1/tasks/{task['taskGid']}/decide", {"outcome": "approved", "version": task["version"]}))
 
 
+async def test_a_task_that_an_earlier_version_stored_with_nulls_is_shown_and_decided(api: Api) -> None:
+    gid = await ask(api)
+    ((text,),) = await api.rows("SELECT document FROM task")
+    nulls = dict.fromkeys(("title", "description", "form", "links", "excludeRequester", "reminders", "escalation"))
+    await api.change_rows("UPDATE task SET document = :document", document=json.dumps(json.loads(text) | nulls))
+    assert [task["title"] for task in ok(await api.get("/v1/tasks"))["data"]] == ["Untitled"]
+    shown = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert shown["title"] == "Untitled"
+    ok(await api.post(f"/v1/tasks/{gid}/decide", {"outcome": "approved", "version": shown["version"]}))
+
+
 @pytest.mark.parametrize(
     ("rule", "value", "status"),
     [

@@ -92,6 +92,20 @@ async def test_opening_a_link_decides_nothing_and_its_form_decides_once(pages: P
     assert path[3:] not in str(audit)
 
 
+async def test_a_task_that_an_earlier_version_stored_with_nulls_has_its_pages(pages: Pages) -> None:
+    await pages.sign_in()
+    gid = await ask(pages.api, assignees=["ann"])
+    path = await link(pages.api, gid)
+    document = (await of_task(pages.api, gid))["task"]
+    nulls = dict.fromkeys(("title", "description", "form", "links", "excludeRequester", "reminders", "escalation"))
+    await pages.api.change_rows("UPDATE task SET document = :document", document=json.dumps(document | nulls))
+    for where in ("/inbox", f"/inbox/{gid}", path):
+        response = await pages.get(where)
+        assert (response.status_code, "Untitled<" in response.text) == (200, True), where
+    assert (await submit(pages, path, "approved")).status_code == 303
+    assert (await pages.get(f"/inbox/{gid}")).status_code == 200
+
+
 async def test_a_form_that_is_sent_twice_decides_once_and_another_decision_says_who_was_first(pages: Pages) -> None:
     gid = await ask(pages.api, assignees=["ann", "bo"])
     path, theirs = await link(pages.api, gid), await link(pages.api, gid, "bo")
