@@ -44,7 +44,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--js-flags=--no-opt,--invocation-count-for-maglev=4000,--single-threaded-gc",
 ]
-"""Most pages end before optimized code is of use; but the API reference is slow without any. So it is for hot code only."""
+"""Most pages end before optimized code is of use, and the API reference is slow without any: so it is for hot code."""
 
 WATCH_POLICY = """
     window.violations = 0;
