@@ -1,21 +1,26 @@
 """One live stack for the browser tests: Temporal, workers, a receiver, the API on a socket, and Chromium.
 
-`pages` needs neither a browser nor Temporal: it asks for pages as a signed-in browser would.
+`browser` is Chromium alone, for tests that start a server of their own. `pages` needs neither a browser nor Temporal:
+it asks for pages as a signed-in browser would.
 """
 
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
+from api.dashboard.live import Broadcaster
+from everhook.health.alerts_store import endpoint_limits
+from everhook.health.overview_store import HealthBoard
+from everhook.health.service import HealthService
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from testing.api import API_KEY, MASTER_KEY, Api, on_a_port, running_api
@@ -38,12 +43,14 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+LITTLE_OPTIMIZING = "--js-flags=--no-opt,--invocation-count-for-maglev=4000,--single-threaded-gc"
+"""Most pages end before optimized code is of use, and the API reference is slow without any: so it is for hot code."""
+
 WATCH_POLICY = """
     window.violations = 0;
     document.addEventListener("securitypolicyviolation", () => { window.violations += 1; });
 """
 DESKTOP, PHONE, NARROW = (1280, 900), (390, 844), (320, 700)
-Theme = Literal["light", "dark"]
 
 
 @dataclass
@@ -83,6 +90,45 @@ async def pages(migrated_file: Path, tmp_path: Path) -> AsyncIterator[Pages]:
         yield found
 
 
+@pytest_asyncio.fixture(loop_scope="session", scope="package")
+async def browser() -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here; on Debian: apt install chromium-headless-shell")
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, LITTLE_OPTIMIZING])
+        yield running
+        await running.close()
+
+
+@asynccontextmanager
+async def tab(browser: Browser, url: str, cookie: str | None = None, *, javascript: bool = True) -> AsyncIterator[Page]:
+    """A browser of its own, on a desktop; with the cookie it is signed in.
+
+    Nothing may violate the content policy, and no script may fail."""
+    context = await browser.new_context(
+        viewport={"width": DESKTOP[0], "height": DESKTOP[1]},
+        color_scheme="light",
+        base_url=url,
+        java_script_enabled=javascript,
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    context.set_default_timeout(10_000)
+    if cookie is not None:
+        await context.add_cookies([{"name": "everhook_session", "value": cookie, "url": url}])
+    await context.add_init_script(WATCH_POLICY)
+    page = await context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+    try:
+        yield page
+        if javascript:
+            assert await page.evaluate("window.violations") == 0
+        assert faults == []
+    finally:
+        await context.close()
+
+
 @dataclass
 class Stage:
     """Everything real. `scenery` has filled the database with a day of traffic of other tenants."""
@@ -94,44 +140,14 @@ class Stage:
     scenery: Scenery
     cookie: str
 
-    @asynccontextmanager
-    async def tab(
-        self,
-        size: tuple[int, int] = DESKTOP,
-        theme: Theme = "light",
-        *,
-        javascript: bool = True,
-        signed_in: bool = True,
-    ) -> AsyncIterator[Page]:
-        """A browser of its own. Nothing may violate the content policy, and no script may fail."""
-        context = await self.browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme=theme,
-            base_url=self.url,
-            java_script_enabled=javascript,
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        context.set_default_timeout(10_000)
-        if signed_in:
-            await context.add_cookies([{"name": "everhook_session", "value": self.cookie, "url": self.url}])
-        await context.add_init_script(WATCH_POLICY)
-        page = await context.new_page()
-        faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-        try:
-            yield page
-            if javascript:
-                assert await page.evaluate("window.violations") == 0
-            assert faults == []
-        finally:
-            await context.close()
+    def tab(self, *, javascript: bool = True, signed_in: bool = True) -> AbstractAsyncContextManager[Page]:
+        return tab(self.browser, self.url, self.cookie if signed_in else None, javascript=javascript)
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="package")
-async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here; on Debian: apt install chromium-headless-shell")
+async def stage(
+    browser: Browser, migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stage]:
     directory = tmp_path_factory.mktemp("stage")
     settings = copied(migrated_file, directory).model_copy(update={"temporal_ui_url": "http://127.0.0.1:8233"})
     async with AsyncExitStack() as opened:
@@ -140,13 +156,19 @@ async def stage(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         scenery = Scenery(database, KeyRing.from_settings(settings))
         await scenery.build()
         running = await opened.enter_async_context(running_in_process(settings, directory))
+        _follow_often(running.api)
         url = f"http://127.0.0.1:{await opened.enter_async_context(on_a_port(running.api.app))}"
         async with browsing(running.api) as visitor:
             cookie = (await visitor.sign_in()).cookies["everhook_session"]
-        playwright = await opened.enter_async_context(async_playwright())
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        opened.push_async_callback(browser.close)
         yield Stage(url, running.api, running.receiver, browser, scenery, cookie)
+
+
+def _follow_often(api: Api) -> None:
+    """Look for changes, and read the figures of the overview, each half second instead of every few seconds."""
+    state, settings = api.app.state, api.services.settings
+    health = HealthService(HealthBoard(api.database, cached_seconds=0.5), endpoint_limits(settings))
+    state.services = replace(api.services, health=health)
+    state.dashboard = replace(state.dashboard, broadcaster=Broadcaster(every_seconds=0.5))
 
 
 @asynccontextmanager

@@ -5,35 +5,32 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from everhook.temporal.client import connect
 from testing.api import Api, on_a_port, running_api
 from testing.processes import refusing_port
 from tests.api.conftest import copied
-from tests.dashboard.conftest import Stage, browsing
+from tests.dashboard.conftest import browsing, tab
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @contextlib.asynccontextmanager
 async def an_api_without_temporal(
-    migrated_file: Path, directory: Path, stage: Stage
+    migrated_file: Path, directory: Path, browser: Browser
 ) -> AsyncIterator[tuple[Api, Page]]:
     """An API without Temporal, and a tab that is signed in to it."""
     unreachable = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
     async with running_api(copied(migrated_file, directory), unreachable) as api, browsing(api) as visitor:
         cookie = (await visitor.sign_in()).cookies["everhook_session"]
-        async with on_a_port(api.app) as port, stage.tab(signed_in=False) as page:
-            url = f"http://127.0.0.1:{port}"
-            await page.context.add_cookies([{"name": "everhook_session", "value": cookie, "url": url}])
-            await page.goto(url)
+        async with on_a_port(api.app) as port, tab(browser, f"http://127.0.0.1:{port}", cookie) as page:
             yield api, page
 
 
 async def visit(page: Page, path: str, status: int) -> None:
     """Open the address; the response has this status and is a page of the dashboard."""
-    response = await page.goto(page.url.partition("/")[0] + "//" + page.url.split("/")[2] + path)
+    response = await page.goto(path)
     assert response is not None and response.status == status
     await _is_a_page_of_the_dashboard(page, status)
 
@@ -46,9 +43,9 @@ async def _is_a_page_of_the_dashboard(page: Page, status: int) -> None:
 
 
 async def test_every_error_is_a_page_that_leads_back_to_the_dashboard(
-    stage: Stage, migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with an_api_without_temporal(migrated_file, tmp_path, stage) as (api, page):
+    async with an_api_without_temporal(migrated_file, tmp_path, browser) as (api, page):
         gid = (await api.endpoint())["endpointGid"]
 
         await visit(page, "/nothing-here", 404)

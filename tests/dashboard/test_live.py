@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from api import dashboard
 from everhook.serving.server import PRODUCTION_GRACE_S
 from testing.api import API_KEY, on_a_port
 from testing.waiting import assert_eventually
 from tests.api.conftest import copied
-from tests.dashboard.conftest import Pages, Stage, serve
+from tests.dashboard.conftest import Pages, serve, tab
 
 PROMPTLY_S = PRODUCTION_GRACE_S * 0.75
 """Shorter than the time either server would wait for running requests."""
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_a_server_with_open_dashboards_ends_promptly_and_they_come_back_with_it(
-    stage: Stage, migrated_file: Path, tmp_path: Path
+    browser: Browser, migrated_file: Path, tmp_path: Path
 ) -> None:
     async with (
         serve(copied(migrated_file, tmp_path).database_url, tmp_path) as (process, url),
-        stage.tab(signed_in=False) as page,
+        tab(browser, url) as page,
     ):
-        await page.goto(f"{url}/sign-in")
+        await page.goto("/sign-in")
         await page.get_by_label("API key").fill(API_KEY)
         await page.keyboard.press("Enter")
         await expect(page.get_by_text("live", exact=True)).to_be_visible()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from everhook.storage.keyring import KeyRing
 from everhook.temporal.client import connect
 from testing.api import API_KEY, running_api
 from testing.processes import refusing_port
 from tests.api.conftest import copied
-from tests.dashboard.conftest import Pages, Stage, browsing, count_bytes, serve
+from tests.dashboard.conftest import Pages, browsing, count_bytes, serve, tab
 from tests.dashboard.scenery import Scenery
 
 STORED = 100_000
@@ -71,12 +71,12 @@ async def test_the_first_page_is_small_with_everything_that_it_needs(full: Pages
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_the_first_page_takes_few_bytes_of_a_cold_server_in_a_browser_with_an_empty_cache(
-    stage: Stage, full: Pages, tmp_path: Path
+    browser: Browser, full: Pages, tmp_path: Path
 ) -> None:
     """The time is measured by `python -m bench --only pages`."""
     database_url = full.api.services.settings.database_url
-    async with serve(database_url, tmp_path) as (_, url), stage.tab(signed_in=False) as page:
-        await page.goto(f"{url}/sign-in")
+    async with serve(database_url, tmp_path) as (_, url), tab(browser, url) as page:
+        await page.goto("/sign-in")
         await page.get_by_label("API key").fill(API_KEY)
         received = await count_bytes(await page.context.new_cdp_session(page))
         await page.get_by_role("button", name="Sign in").click()

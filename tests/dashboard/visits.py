@@ -9,7 +9,7 @@ from uuid import uuid4
 import axe_playwright_python  # type: ignore[import-untyped]
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from playwright.async_api import Page
+from playwright.async_api import JSHandle, Page
 
 from api import problem_types
 from api.dashboard.pages import PORTAL, PageRoute
@@ -24,11 +24,36 @@ NO_PAGES = ("/live", "/bundle", "/body")
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
 CONTRAST_ALONE = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+ALL_BUT_CONTRAST = {**RULES, "rules": {"color-contrast": {"enabled": False}}}
 
-SERIOUS = """async options => (await axe.run(document, options)).violations
-    .filter(each => ["serious", "critical"].includes(each.impact))
-    .map(each => `${each.id} at ${each.nodes[0].target}`)"""
+SERIOUS = """async ([elements, options]) => elements && !elements.length ? []
+    : (await axe.run(elements ? {include: elements} : document, options)).violations
+        .filter(each => ["serious", "critical"].includes(each.impact))
+        .map(each => `${each.id} at ${each.nodes[0].target}`)"""
 """In the page, for the results are large: all that was checked is in them."""
+
+NEW_LOOKS = """() => {
+    const looks = new Map(JSON.parse(sessionStorage.looks ?? "[]")), found = [];
+    const walk = (each, above, isIncluded) => {
+        const style = getComputedStyle(each);
+        const texts = [...each.childNodes].filter(node => node.nodeType === Node.TEXT_NODE);
+        const look = [
+            above, each.tagName, each.getAttribute("class"), each.type, each.disabled, each.ariaDisabled,
+            each.checkVisibility({visibilityProperty: true}),
+            Math.min(texts.map(node => node.data).join("").trim().length, 2),
+            style.color, style.backgroundColor, style.backgroundImage, style.opacity, style.fontSize, style.fontWeight,
+        ].join();
+        const isNew = !looks.has(look);
+        if (isNew) looks.set(look, looks.size);
+        if (isNew && !isIncluded) found.push(each);
+        for (const child of each.children) walk(child, looks.get(look), isNew);
+    };
+    walk(document.documentElement, "", false);
+    sessionStorage.looks = JSON.stringify([...looks]);
+    return found;
+}"""
+"""The elements of the page that look like none that this tab has seen, by all that their contrast depends on: colours,
+size and amount of their text, and the same of the elements around them. Most of a page looks like the page before."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +207,14 @@ async def _dead_letter_of(stage: Stage, endpoint: str) -> str:
     return str(dead.gid)
 
 
-async def obstacles_on(page: Page, options: dict[str, Any] = RULES) -> list[str]:
-    """The serious findings of axe on the open page."""
+async def obstacles_on(page: Page, options: dict[str, Any] = RULES, elements: JSHandle | None = None) -> list[str]:
+    """The serious findings of axe on the open page, or on these elements of it."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(AXE)
-    obstacles: list[str] = await page.evaluate(SERIOUS, {"resultTypes": ["violations"], **options})
+    obstacles: list[str] = await page.evaluate(SERIOUS, [elements, {"resultTypes": ["violations"], **options}])
     return obstacles
+
+
+async def low_contrast_on(page: Page) -> list[str]:
+    """Findings about contrast, each look once in all pages of a tab: for all elements it takes half of the time."""
+    return await obstacles_on(page, CONTRAST_ALONE, await page.evaluate_handle(NEW_LOOKS))
