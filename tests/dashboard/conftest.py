@@ -43,8 +43,6 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-LITTLE_OPTIMIZING = "--js-flags=--no-opt,--invocation-count-for-maglev=4000,--single-threaded-gc"
-"""Most pages end before optimized code is of use, and the API reference is slow without any: so it is for hot code."""
 
 WATCH_POLICY = """
     window.violations = 0;
@@ -95,7 +93,7 @@ async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here; on Debian: apt install chromium-headless-shell")
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, LITTLE_OPTIMIZING])
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield running
         await running.close()
 
