@@ -53,7 +53,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+# `make test` has these two as well.
+ifeq ($(filter test,$(MAKECMDGOALS)),)
 	$(BIN)/python -m pytest -q tests/test_layout.py tests/test_language.py
+endif
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)

@@ -69,8 +69,8 @@ LONGEST_FIRST = (
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
     """As `--dist loadfile`, with the groups of this module.
 
-    Every second process takes its groups from the end of the queue. So what mostly waits, at its beginning, runs next to
-    what keeps a core busy, at its end, from the first minute to the last.
+    Every second process takes its groups from the end of the queue. So groups that mostly wait, at its beginning, run
+    next to those that keep a core busy, at its end, from the first minute to the last.
     """
 
     def _split_scope(self, nodeid: str) -> str:
