@@ -42,7 +42,7 @@ _DYNAMIC_CONFIG = {
 }
 _FRUGAL = {"GOGC": "400", "GOMAXPROCS": "1"}
 """Garbage is collected seldom, for no test's server lives for long. One core is used, for many servers run at once.
-Each of the two saves about 10 % of the CPU time."""
+The first saves 8 % of the CPU time, the second 10 %."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 
