@@ -26,19 +26,21 @@ from testing.waiting import assert_eventually
 # with these 3 %. A test that needs a schedule sooner triggers it. The limits are low, so that few messages reach them.
 SHARED = {
     **QUICK,
-    "EVERHOOK_RECONCILE_EVERY_SECONDS": "6",
+    "EVERHOOK_RECONCILE_EVERY_SECONDS": "3",
+    "EVERHOOK_OVERDUE_GRACE_SECONDS": "2",
+    "EVERHOOK_FIRST_ATTEMPT_GRACE_SECONDS": "1",
     "EVERHOOK_SEAL_RECEIPTS_EVERY_SECONDS": "60",
     "EVERHOOK_PARK_CHECK_SECONDS": "60",
-    "EVERHOOK_MAX_CONCURRENT_SENDS": "14",
-    "EVERHOOK_EXPRESS_IN_FLIGHT": "5",
+    "EVERHOOK_MAX_CONCURRENT_SENDS": "12",
+    "EVERHOOK_EXPRESS_IN_FLIGHT": "4",
     "EVERHOOK_DISPATCH_CONCURRENCY": "16",
-    "EVERHOOK_RELEASE_RATE": "3",
+    "EVERHOOK_RELEASE_RATE": "2",
     "EVERHOOK_EVENTS_EVERY_SECONDS": "60",
     "EVERHOOK_ERASURE_SETTLE_SECONDS": "1",
-    "EVERHOOK_REPLAY_RATE": "6",
+    "EVERHOOK_REPLAY_RATE": "4",
     "EVERHOOK_MAX_CONNECTIONS_PER_ADDRESS": "2000",
 }
-PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 5}
+PATIENT = {"delaysSeconds": [0.3, 0.5, *[1] * 20], "timeoutSeconds": 3}
 PATIENCE_S = 120.0
 """How long a test waits for what has no limit: these tests run next to others on few cores."""
 JUST_BEFORE_S = 3.0

@@ -40,8 +40,9 @@ _DYNAMIC_CONFIG = {
     "history.eventsCacheMaxSizeBytes": "131072",
     "history.xdcCacheMaxSizeBytes": "131072",
 }
-_COLLECT_SELDOM = {"GOGC": "400"}
-"""No test's server lives for long. It needs 8 % less CPU time, and more memory."""
+_FRUGAL = {"GOGC": "400", "GOMAXPROCS": "1"}
+"""Garbage is collected seldom, for no test's server lives for long. One core is used, for many servers run at once.
+The first saves 8 % of the CPU time, the second 10 %."""
 _SQLITE_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
 
 
@@ -65,9 +66,7 @@ class TemporalServer:
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
         self.port = port or free_port()
         self.db_file = directory / "temporal.db"
-        self.process = Process(
-            temporal_command(self.port, self.db_file), log=directory / "temporal.log", env=_COLLECT_SELDOM
-        )
+        self.process = Process(temporal_command(self.port, self.db_file), log=directory / "temporal.log", env=_FRUGAL)
 
     async def __aenter__(self) -> Self:
         await self.start()

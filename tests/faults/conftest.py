@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from testing.postgres_server import ARCHIVING, PostgresServer
 from testing.scene import SHARED, Scene
 from testing.stack import Stack
 
@@ -17,7 +18,12 @@ WITHOUT_HISTORY = {**SHARED, "EVERHOOK_TEMPORAL_HISTORY": "exceptions"}
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def postgres_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    async with Stack(tmp_path_factory.mktemp("postgres"), database="postgres", extra_env=WITHOUT_HISTORY) as stack:
+    """Its server archives its WAL, so that it can be restored to a point in time."""
+    directory = tmp_path_factory.mktemp("postgres")
+    async with (
+        PostgresServer(directory / "postgres.log", options=ARCHIVING) as server,
+        Stack(directory, database=server, extra_env=WITHOUT_HISTORY) as stack,
+    ):
         yield stack
 
 

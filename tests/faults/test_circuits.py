@@ -9,14 +9,14 @@ from testing.scene import Scene
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MESSAGES = 36
-RAMP = (3, 6, 12, 24)
+MESSAGES = 24
+RAMP = (2, 4, 8, 16)
 """Released in each second after the closing."""
 
 FIRST = 10
 """Enough to open the circuit. Others follow when it is open: a burst may outrun it."""
 
-LANE = 5
+LANE = 4
 """Requests of one endpoint that may be under way when its circuit opens."""
 
 

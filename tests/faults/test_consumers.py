@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MESSAGES, PER_CALL = 400, 100
 SHARED, SHARED_RATE, LEASE = 120, 80, timedelta(seconds=5)
-IDLE_STREAMS, PER_ENDPOINT, TO_IDLE = 180, 60, 100
+IDLE_STREAMS, PER_ENDPOINT, TO_IDLE = 120, 40, 70
 BACK_WITHIN_S, TIMES_FIRST = 10.0, 5
 """Streams are back within 10 s, or on a busy machine within a multiple of the time it took to open them first."""
 

@@ -15,10 +15,10 @@ BIG = os.environ.get("EVERHOOK_BIG") == "1"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(3600 if BIG else 300)]
 
-MANY = 10_000 if BIG else 44
+MANY = 10_000 if BIG else 40
 """`EVERHOOK_BIG=1` for the ten thousand; that takes minutes."""
 
-THRESHOLD, LANE = 5, 14
+THRESHOLD, LANE = 5, 12
 """Failures that open a circuit, and requests in flight with them. In addition there is one probe a second."""
 
 

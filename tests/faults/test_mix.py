@@ -15,8 +15,8 @@ from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MANY = 24
-BEFORE_THE_KILL = 6
+MANY = 16
+BEFORE_THE_KILL = 4
 GROUPS, EACH = 2, 6
 SINGLE = 6
 SCHEDULED, CANCELLED_AT_ONCE, CANCELLED_IN_TIME = 8, 2, 2

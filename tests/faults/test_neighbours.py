@@ -10,7 +10,7 @@ from testing.script import Fault, Step, redirect
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-NOISE, QUIET = 100, 6
+NOISE, QUIET = 80, 6
 MAX_GROWTH = 50 * 1024**2
 
 
@@ -36,7 +36,7 @@ async def test_an_endpoint_that_never_responds_leaves_slots_to_others(postgres: 
     whole timeout."""
     scene = postgres
     slots = int(SHARED["EVERHOOK_MAX_CONCURRENT_SENDS"])
-    hung = await scene.endpoint("hung", events=["hung"], policy={"delaysSeconds": [2.0], "timeoutSeconds": 8})
+    hung = await scene.endpoint("hung", events=["hung"], policy={"delaysSeconds": [2.0], "timeoutSeconds": 5})
     quiet = await scene.endpoint("quiet", events=["quiet"], policy={"delaysSeconds": [0.2], "timeoutSeconds": 5})
     await scene.respond(*[302] * slots * 3, Fault.HANG, name="hung")
     await scene.respond(302, 200, name="quiet", each_message=True)

@@ -1,18 +1,12 @@
 """PostgreSQL or Temporal's store is restored from a backup while the other one is ahead. The steps are those of the
 runbook "A restored backup" in docs/operating.md."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-import pytest_asyncio
 from temporalio.service import RPCError, RPCStatusCode
 
 from everhook.contracts import DELIVERY_WORKFLOW
-from testing.postgres_server import ARCHIVING, PostgresServer
 from testing.scene import Scene
 from testing.script import Response
-from testing.stack import QUICK, Stack
 from testing.waiting import assert_eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -23,27 +17,14 @@ BUSY = Response(429, headers=(("retry-after", "1"),))
 POLICY = {"delaysSeconds": [1] * 40, "timeoutSeconds": 5}
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def archived(tmp_path: Path) -> AsyncIterator[tuple[Scene, PostgresServer]]:
-    """A scene whose PostgreSQL archives its WAL."""
-    async with (
-        PostgresServer(tmp_path / "postgres.log", options=ARCHIVING) as server,
-        Stack(tmp_path / "stack", database=server, extra_env=QUICK) as stack,
-    ):
-        scene = Scene(stack)
-        await scene.open(POLICY)
-        yield scene, server
-
-
-async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahead(
-    archived: tuple[Scene, PostgresServer],
-) -> None:
-    scene, server = archived
-    stack = scene.stack
+async def test_the_database_is_restored_to_a_point_in_time_while_temporal_is_ahead(postgres: Scene) -> None:
+    scene, stack, server = postgres, postgres.stack, postgres.stack.postgres
+    assert server is not None
     await scene.respond(BUSY, name="busy")
     await scene.respond(404, name="dead")
     await scene.respond(BUSY, name="lost")
-    well, busy, dead, _ = [await scene.endpoint(name, events=[name]) for name in ("well", "busy", "dead", "lost")]
+    names = ("well", "busy", "dead", "lost")
+    well, busy, dead, _ = [await scene.endpoint(name, events=[name], policy=POLICY) for name in names]
     await server.base_backup()
     for kind in ("well", "busy", "dead"):
         await scene.publish(EACH, type=kind)

@@ -26,17 +26,17 @@ async def _killed_in_mid_request(scene: Scene) -> None:
     await scene.endpoint("queue", channel=None, policy={"delaysSeconds": [0.3], "timeoutSeconds": 1})
     await scene.respond(slowly(0.1, 302), slowly(0.3), name="queue", each_message=True)
     await _subscribe(scene, "queue", "order.queued")
-    publishing = asyncio.gather(scene.publish(10, type="order.queued"), scene.publish(30, rate=5))
+    publishing = asyncio.gather(scene.publish(10, type="order.queued"), scene.publish(20, rate=5))
     await scene.arrived(13, "queue")
     for _ in range(KILLS):
         await scene.kill_in_mid_request(scene.stack.worker)
         await scene.stack.restart_worker()
-        await scene.arrived(min(40, len(scene.arrivals("limited")) + 3), "limited")
+        await scene.arrived(min(30, len(scene.arrivals("limited")) + 3), "limited")
     await publishing
     report = await scene.finish(90)
     report.assert_no_duplicates(allowed=scene.in_flight_at_a_kill())
     await scene.assert_recorded_requests_are_not_repeated()
-    assert report.promised == 50
+    assert report.promised == 40
 
 
 async def _subscribe(scene: Scene, name: str, type: str) -> None:
@@ -60,9 +60,9 @@ async def test_a_worker_asked_to_end_finishes_what_is_in_flight(postgres: Scene)
 
 async def test_an_old_worker_hands_over_to_a_new_one_without_a_duplicate(postgres: Scene) -> None:
     await _under_load(postgres)
-    publishing = asyncio.create_task(postgres.publish(36, rate=15))
+    publishing = asyncio.create_task(postgres.publish(24, rate=15))
     old, new = postgres.stack.worker, await postgres.stack.start_worker()
-    await postgres.arrived(12)
+    await postgres.arrived(8)
     old.send_signal(signal.SIGTERM)
     assert await old.wait(GRACE_S) == 0
     await publishing
