@@ -1,8 +1,8 @@
 """The whole corpus and all hostile receivers against real processes, in a room where every connection is seen.
 
 Each URL and name is tried twice: the API is asked to create an endpoint with it, and the egress client to post to it.
-Endpoints with some of them are written to the database and sent to. All of it is one exercise (`inside.py`), and one file, so that it is run once. A test checks all cases of
-one kind, and its failure names each case that is wrong.
+Some are written to the database as well, and sent to. All of it is one exercise (`inside.py`), and one file, so that it
+is run once. A test checks all cases of one kind, and its failure names each case that is wrong.
 """
 
 from collections.abc import Callable, Iterable
