@@ -358,5 +358,12 @@ def names() -> Iterator[Name]:
         yield Name(f"range-{number}.test", (_a(last),))
 
 
+def _without_range(rule: str) -> str:
+    return FORBIDDEN if rule.startswith(FORBIDDEN) else rule
+
+
 URLS: tuple[tuple[str, str], ...] = tuple(urls())
 NAMES: tuple[Name, ...] = tuple(names())
+
+ONE_OF_EACH_RULE: tuple[str, ...] = tuple({_without_range(rule): url for url, rule in URLS}.values())
+"""The last URL that each rule about the text refuses, and one with an address."""

@@ -1,15 +1,19 @@
 """Everhook against the whole corpus, in a room where every connection is seen; prints the results as JSON.
 
 Run by `conftest.py` through `room.inside`. The processes are real, the egress rules those of production.
+
+The API is asked to create an endpoint with each URL, and the egress client, with which all requests leave, is asked to
+post to each. What becomes of a message to a URL that the client refuses is the same for all of one rule, and takes a
+workflow: a message is sent to one URL of each rule, and to each name that plays a trick.
 """
 
 import asyncio
 import json
-import math
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,10 +21,11 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
+from everhook.egress import EgressClient, EgressRules
 from testing.certificates import Authority
 from testing.stack import Stack
 from testing.waiting import assert_eventually
-from tests.egress.corpus import FLIPS, NAMES, PUBLIC, URLS, Answer
+from tests.egress.corpus import FLIPS, NAMES, ONE_OF_EACH_RULE, PUBLIC, TRICKS, URLS, Answer
 from tests.egress.name_server import NameServer
 from tests.egress.receivers import EMPTY, TIMEOUT, Receiver, hostile_handshakes, hostile_responses, responding
 
@@ -28,16 +33,13 @@ CANARY_PORTS = (443, 8443, 8080, 65535)
 SMALL = b'{"event":"test.small"}'
 LARGE = b'{"event":"test.large","text":"%s"}' % (b"x" * 64 * 1024)
 ONE_ATTEMPT = {"delaysSeconds": [], "timeoutSeconds": TIMEOUT}
-WAVES = 7
-"""URLs are sent to in so many waves, each with the same endpoints."""
-
-ROUNDS = 2
-MAX_HONEST_ROUNDS = 10
+MIN_HONEST_ROUNDS, MAX_HONEST_ROUNDS = 2, 20
 STEADY_MB = 4.0
 
 REPORT = "report.json"
 
 EVERY_URL = (*(url for url, _ in URLS), *(name.url for name in NAMES))
+SENT_TO = (*ONE_OF_EACH_RULE, *(name.url for name in TRICKS))
 COUNTS = ("connections", "raw_bytes", "app_bytes")
 
 Outcomes = dict[str, dict[str, Any]]
@@ -130,8 +132,10 @@ class Exercise:
     async def report(self) -> dict[str, Any]:
         heard = await self._canary.test()
         created = {url: await self._try_to_create(url) for url in (*EVERY_URL, FLIPS.url)}
+        posted = await _post_to_every_url()
+        await self._open("hooks", len(self._hostile))
         async with self._memory() as before:
-            sent = await self._send_to_every_url()
+            sent = await self._send_to_urls()
             seen = self._canary.take()
             await self._send_to_honest_ones(before)
         async with self._memory() as hostile:
@@ -142,6 +146,7 @@ class Exercise:
         return {
             "heard": heard,
             "created": created,
+            "posted": posted,
             "sent": sent,
             "seen": seen,
             "receivers": receivers,
@@ -151,28 +156,24 @@ class Exercise:
             "memory_mb": {"before": max(before), "hostile": max(hostile)},
         }
 
-    async def _send_to_every_url(self) -> Outcomes:
+    async def _send_to_urls(self) -> Outcomes:
         sent: Outcomes = {}
-        wave = math.ceil(len(EVERY_URL) / WAVES)
-        await self._open("urls", wave)
-        for at in range(0, len(EVERY_URL), wave):
-            sent |= await self._send("urls", EVERY_URL[at : at + wave], SMALL)
+        wave = len(self._hostile)
+        for at in range(0, len(SENT_TO), wave):
+            sent |= await self._send("hooks", SENT_TO[at : at + wave], SMALL)
         return sent
 
     async def _send_to_honest_ones(self, memory: Sequence[float]) -> None:
         """The same to honest receivers, for comparison, until the memory is steady: caches fill slowly."""
-        await self._open("receivers", len(self._hostile))
-        for _ in range(MAX_HONEST_ROUNDS):
+        for done in range(1, MAX_HONEST_ROUNDS + 1):
             peak = max(memory)
-            for _ in range(ROUNDS):
-                await self._send("receivers", [self._honest.url] * len(self._hostile), LARGE)
-            if max(memory) - peak < STEADY_MB:
+            await self._send("hooks", [self._honest.url] * len(self._hostile), LARGE)
+            if done >= MIN_HONEST_ROUNDS and max(memory) - peak < STEADY_MB:
                 break
 
     async def _send_to_receivers(self) -> Outcomes:
-        """The outcomes of the last round, and the counts of the receivers over all rounds."""
-        for _ in range(ROUNDS):
-            outcomes = await self._send("receivers", [one.url for one in self._hostile.values()], LARGE)
+        """The outcomes, and the counts of the receivers."""
+        outcomes = await self._send("hooks", [one.url for one in self._hostile.values()], LARGE)
         return {
             name: {**outcomes[one.url], **{count: getattr(one, count) for count in COUNTS}}
             for name, one in self._hostile.items()
@@ -219,6 +220,20 @@ class Exercise:
             yield samples
         finally:
             watching.cancel()
+
+
+async def _post_to_every_url() -> Outcomes:
+    """What the egress client makes of each, with the rules of production."""
+    client = EgressClient(EgressRules())
+    try:
+        return {url: await _post(client, url) for url in EVERY_URL}
+    finally:
+        await client.aclose()
+
+
+async def _post(client: EgressClient, url: str) -> dict[str, Any]:
+    exchange = await client.post(url, [], SMALL, timedelta(seconds=TIMEOUT))
+    return {"failure": exchange.failure, "detail": exchange.detail, "peer_address": exchange.peer_address}
 
 
 if __name__ == "__main__":

@@ -200,8 +200,8 @@ async def speaking_plainly(line: Line) -> None:
 
 
 def bomb() -> bytes:
-    """200 MB of zeros in 200 KB."""
-    squeezed = gzip.compress(b"\0" * 200_000_000, 9)
+    """50 MB of zeros in 50 KB."""
+    squeezed = gzip.compress(b"\0" * 50_000_000, 9)
     return b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(squeezed) + squeezed
 
 

@@ -21,7 +21,7 @@ from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.common import Priority, SearchAttributeKey
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
@@ -104,6 +104,10 @@ WORKFLOWS: Sequence[type] = [
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 30.0
+QUERY_TIMEOUT = timedelta(seconds=1)
+NOT_IN_TIME = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+"""The server's status for a call that takes too long, and the client's."""
+
 LONGEST_STEP = timedelta(days=10)
 LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
 ENDS_OF_ACTIVITIES = (
@@ -549,12 +553,7 @@ class Engine:
         """Wait until the delivery says that it stands there. Time is not skipped meanwhile."""
 
         async def stands_there() -> DeliveryState:
-            try:
-                state = await handle.query(DeliveryWorkflow.status)
-            except RPCError as error:
-                if error.message != "Timeout expired":
-                    raise
-                raise AssertionError("the query did not return in time") from error
+            state: DeliveryState = await queried(handle, DeliveryWorkflow.status)
             assert state.status is status, state
             assert waiting_for is None or state.waiting_for == waiting_for, state
             assert round_ is None or state.round == round_, state
@@ -654,7 +653,8 @@ class Endpoint:
         await self._circuits.settings_changed(self.gid)
 
     async def state(self) -> Circuit:
-        return await self.handle.query(EndpointWorkflow.state)
+        circuit: Circuit = await queried(self.handle, EndpointWorkflow.state)
+        return circuit
 
     async def until(self, **wanted: Any) -> Circuit:
         """Wait until the circuit's fields are as wanted."""
@@ -797,10 +797,35 @@ async def run_id(handle: WorkflowHandle[Any, Any]) -> str:
     return (await described(handle)).execution.run_id
 
 
+async def queried(handle: WorkflowHandle[Any, Any], query: Any, **options: Any) -> Any:
+    """The response to a query, which is sent again if the server loses it.
+
+    A query that arrives during a workflow task waits for the task's end. If the task ends the run, as with each new
+    round of a delivery, the server refuses the worker's response ("workflow execution already completed") and never
+    responds to the query. A query changes nothing, so the next one gets what the lost one was for: the state of the
+    newest run.
+    """
+
+    async def in_time() -> Any:
+        try:
+            return await handle.query(query, rpc_timeout=QUERY_TIMEOUT, **options)
+        except RPCError as error:
+            if error.status not in NOT_IN_TIME:
+                raise
+            raise AssertionError("the query did not return in time") from error
+
+    return await assert_eventually(in_time, PATIENCE_S)
+
+
+async def metadata(handle: WorkflowHandle[Any, Any]) -> WorkflowMetadata:
+    """What the Temporal UI asks a workflow for."""
+    shown: WorkflowMetadata = await queried(handle, "__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return shown
+
+
 async def details(handle: WorkflowHandle[Any, Any]) -> str:
     """What the Temporal UI shows as the workflow's current details."""
-    metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
-    return metadata.current_details
+    return (await metadata(handle)).current_details
 
 
 async def timers(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:
