@@ -8,6 +8,7 @@ import pytest
 
 from testing.publisher import CreatedEndpoint
 from testing.scene import Scene, slowly
+from testing.stack import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
 
@@ -32,8 +33,17 @@ async def test_no_second_sees_more_requests_than_the_limit_from_two_workers(post
         assert times[-1] - times[0] < 2.5 * len(times) / limit, f"{name}: the limit held back more than it should"
 
 
-async def test_a_limit_that_changes_counts_at_once_for_what_waits(postgres: Scene) -> None:
-    scene = postgres
+async def test_a_limit_that_changes_counts_at_once(postgres_stack: Stack) -> None:
+    """Both at the same time, for each mostly waits."""
+    waiting, bursting = Scene(postgres_stack), Scene(postgres_stack)
+    await waiting.open()
+    await bursting.open()
+    await asyncio.gather(
+        for_what_waits_when_it_is_changed(waiting), in_the_lane_and_for_retries_when_it_is_set(bursting)
+    )
+
+
+async def for_what_waits_when_it_is_changed(scene: Scene) -> None:
     before = {"raised": 1, "lifted": 1, "lowered": 25}
     endpoints = {name: await scene.endpoint(name, rateLimit=limit) for name, limit in before.items()}
     await scene.publish(36)
@@ -55,9 +65,8 @@ async def test_a_limit_that_changes_counts_at_once_for_what_waits(postgres: Scen
     report.assert_no_duplicates()
 
 
-async def test_a_limit_that_is_set_during_a_burst_counts_in_the_lane_and_for_retries(postgres: Scene) -> None:
+async def in_the_lane_and_for_retries_when_it_is_set(scene: Scene) -> None:
     """One endpoint has a queue in the lane, the other's deliveries wait for their second attempts."""
-    scene = postgres
     lane = await scene.endpoint("lane", events=["lane"], policy=PATIENT)
     retried = await scene.endpoint("retried", events=["retried"], policy=PATIENT | {"delaysSeconds": [3] * 3})
     await scene.respond(slowly(0.3), name="lane")
