@@ -1,4 +1,4 @@
-"""Which tests run in one process, one after the other, and which of these groups start first.
+"""Which tests run in one process, one after the other, and in which order these groups start.
 
 A group is a file, so that the servers that a module starts are started once; but the fault tests, which mostly wait,
 are three groups, for each group of them starts two stacks of processes, and a package with one stack is one group.
@@ -32,38 +32,45 @@ stack with SQLite."""
 PACKAGES = ("tests/api/live",)
 """Whose tests share a stack."""
 
-LONGEST_FIRST = (
+WAITING = (
     "faults-1",
-    "faults-2",
-    "tests/e2e/test_dev.py",
     "faults-3",
     "tests/api/live",
-    "tests/dashboard/test_browser.py",
-    "tests/test_receiving.py",
-    "tests/egress/test_room.py",
+    "faults-2",
     "tests/workflows/test_delivery.py",
+    "tests/cli/test_running.py",
     "tests/workflows/test_endpoint.py",
     "tests/e2e/test_first_hour.py",
+    "tests/test_receiving.py",
+    "tests/e2e/test_tracing.py",
     "tests/e2e/test_monitoring.py",
-    "tests/e2e/test_secrets.py",
-    "tests/e2e/test_processes.py",
-    "tests/stores/test_sealing.py",
-    "tests/stores/test_recorder.py",
-    "tests/stores/test_retention.py",
+    "tests/limits/test_connections.py",
     "tests/cli/test_commands.py",
-    "tests/cli/test_running.py",
+    "tests/egress/test_proxy.py",
+    "tests/api/test_streaming.py",
+    "tests/e2e/test_serve.py",
+    "tests/observability/test_tracing.py",
+)
+"""Groups that mostly wait, for 7 seconds and more: the longest first. They are the beginning of the queue."""
+
+COMPUTING = (
+    "tests/dashboard/test_browser.py",
+    "tests/egress/test_room.py",
+    "tests/e2e/test_dev.py",
+    "tests/dashboard/test_pages.py",
+    "tests/e2e/test_processes.py",
+    "tests/workflows/test_replay.py",
+    "tests/e2e/test_secrets.py",
     "tests/stores/test_partitions.py",
     "tests/stores/test_online_schema.py",
-    "tests/e2e/test_tracing.py",
-    "tests/dashboard/test_live.py",
-    "tests/observability/test_tracing.py",
-    "tests/e2e/test_serve.py",
+    "tests/stores/test_dashboard_plans.py",
+    "tests/stores/test_retention.py",
+    "tests/stores/test_tenant_erasure.py",
+    "tests/stores/test_sealing.py",
     "tests/stores/test_migrate.py",
-    "tests/stores/test_lifecycle_plans.py",
-    "tests/dashboard/test_failing.py",
-    "tests/dashboard/test_speed.py",
 )
-"""Groups that take 15 seconds and more; the others follow by their number of tests."""
+"""Groups that keep a core busy, for 7 seconds and more: the longest first. They are the end of the
+queue, the longest at the very end."""
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
@@ -97,10 +104,18 @@ def group_of(nodeid: str) -> str:
 
 
 def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """The tests group by group, the longest groups first; within a group they keep their order."""
+    """The tests group by group: those that wait, those that compute from the end, and between them the others, large
+    groups first. The tests of stores are the last of these, so that few processes start a PostgreSQL for them. Within a
+    group the tests keep their order."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         groups.setdefault(group_of(item.nodeid), []).append(item)
-    rank = {group: place for place, group in enumerate(LONGEST_FIRST)}
-    names = sorted(groups, key=lambda name: (rank.get(name, len(rank)), -len(groups[name])))
-    return [item for name in names for item in groups[name]]
+
+    def place(name: str) -> tuple[int, int]:
+        if name in WAITING:
+            return 0, WAITING.index(name)
+        if name in COMPUTING:
+            return 3, -COMPUTING.index(name)
+        return (2, len(groups[name])) if name.startswith("tests/stores/") else (1, -len(groups[name]))
+
+    return [item for name in sorted(groups, key=place) for item in groups[name]]
