@@ -218,7 +218,8 @@ async def replayed(engine: Engine, album: Album) -> None:
     """The database opened the next round: of a dead letter, whose workflow is signalled twice, and of a delivery that
     waits for its next attempt."""
     engine.fakes.script(REJECTED, FAILED)
-    handle = await engine.start()
+    # Real time passes too: after a delay of a second the delivery might be seen after its second attempt only.
+    handle = await engine.start(engine.input(policy=DeliveryPolicy(delays=(timedelta(minutes=5),))))
     await engine.until_dead(handle)
     runs = [await run_id(handle)]
     await handle.signal("replay", OperatorAction(round=2))

@@ -21,7 +21,7 @@ from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.common import Priority, SearchAttributeKey
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
@@ -104,10 +104,6 @@ WORKFLOWS: Sequence[type] = [
 BINARIES = Path(sys.prefix) / "bin"
 TENANT = "acme"
 PATIENCE_S = 30.0
-QUERY_TIMEOUT = timedelta(seconds=1)
-NOT_IN_TIME = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-"""The server's status for a call that takes too long, and the client's."""
-
 LONGEST_STEP = timedelta(days=10)
 LONG_AGO = datetime(2026, 1, 31, tzinfo=UTC)
 ENDS_OF_ACTIVITIES = (
@@ -248,7 +244,7 @@ class FakeActivities:
         self.turns: Script[ReplayProgress] = Script(ReplayProgress(more=False))
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
-        self._running = 0
+        self._running: list[tuple[str | None, Gate]] = []
 
     def script(self, *outcomes: AttemptOutcome) -> None:
         """The outcomes of the next attempts."""
@@ -278,7 +274,11 @@ class FakeActivities:
         await assert_eventually(self._nothing_runs)
 
     def _nothing_runs(self) -> None:
-        assert self._running == 0
+        assert not self._running
+
+    def held(self, workflow_id: str) -> int:
+        """How many of its activities wait at a gate that is closed."""
+        return sum(holder == workflow_id and not gate.opened.is_set() for holder, gate in self._running)
 
     async def _called(self, name: str, argument: Any) -> None:
         info = activity.info()
@@ -286,10 +286,11 @@ class FakeActivities:
         self.calls.append(Call(name, argument, now, info.task_queue, info.priority))
         gate = next((gate for gate in self._gates[name] if not gate.entered.is_set()), None)
         if gate is not None:
-            self._running += 1
+            holding = (info.workflow_id, gate)
+            self._running.append(holding)
             gate.entered.set()
             await gate.opened.wait()
-            self._running -= 1
+            self._running.remove(holding)
         if self.faults[name]:
             raise self.faults[name].pop(0)
 
@@ -553,13 +554,28 @@ class Engine:
         """Wait until the delivery says that it stands there. Time is not skipped meanwhile."""
 
         async def stands_there() -> DeliveryState:
-            state: DeliveryState = await queried(handle, DeliveryWorkflow.status)
+            await self.until_queryable(handle)
+            state = await handle.query(DeliveryWorkflow.status)
             assert state.status is status, state
             assert waiting_for is None or state.waiting_for == waiting_for, state
             assert round_ is None or state.round == round_, state
             return state
 
         return await assert_eventually(stands_there, PATIENCE_S)
+
+    async def until_queryable(self, handle: WorkflowHandle[Any, Any]) -> None:
+        """Wait until nothing is under way that ends in a workflow task, except what a gate holds.
+
+        The server never responds to a query that arrives during the task that ends a run, for example with a new round
+        of a delivery, and skips no time from then on.
+        """
+
+        async def queryable() -> None:
+            history = await handle.fetch_history()
+            assert history.events[-1].event_type not in UNDER_WAY
+            assert _activities_under_way(history) == self.fakes.held(handle.id)
+
+        await assert_eventually(queryable, PATIENCE_S)
 
     async def until_retrying(self, handle: DeliveryHandle, attempt: int) -> DeliveryState:
         return await self.until(handle, DeliveryStatus.RETRYING, f"attempt {attempt}")
@@ -653,8 +669,8 @@ class Endpoint:
         await self._circuits.settings_changed(self.gid)
 
     async def state(self) -> Circuit:
-        circuit: Circuit = await queried(self.handle, EndpointWorkflow.state)
-        return circuit
+        await self._engine.until_queryable(self.handle)
+        return await self.handle.query(EndpointWorkflow.state)
 
     async def until(self, **wanted: Any) -> Circuit:
         """Wait until the circuit's fields are as wanted."""
@@ -702,11 +718,16 @@ async def until_at_rest(handle: WorkflowHandle[Any, Any]) -> WorkflowHistory:
         assert history.events[-1].event_type not in UNDER_WAY
         if history.events[-1].event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
             return history  # the end of the activity that was cancelled is not recorded
-        scheduled = sum(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED for event in history.events)
-        assert scheduled == sum(event.event_type in ENDS_OF_ACTIVITIES for event in history.events)
+        assert _activities_under_way(history) == 0
         return history
 
     return await assert_eventually(at_rest)
+
+
+def _activities_under_way(history: WorkflowHistory) -> int:
+    kinds = [event.event_type for event in history.events]
+    ended = sum(kind in ENDS_OF_ACTIVITIES for kind in kinds)
+    return kinds.count(EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED) - ended
 
 
 async def register_search_attributes(client: Client) -> None:
@@ -797,35 +818,10 @@ async def run_id(handle: WorkflowHandle[Any, Any]) -> str:
     return (await described(handle)).execution.run_id
 
 
-async def queried(handle: WorkflowHandle[Any, Any], query: Any, **options: Any) -> Any:
-    """The response to a query, which is sent again if the server loses it.
-
-    A query that arrives during a workflow task waits for the task's end. If the task ends the run, as with each new
-    round of a delivery, the server refuses the worker's response ("workflow execution already completed") and never
-    responds to the query. A query changes nothing, so the next one gets what the lost one was for: the state of the
-    newest run.
-    """
-
-    async def in_time() -> Any:
-        try:
-            return await handle.query(query, rpc_timeout=QUERY_TIMEOUT, **options)
-        except RPCError as error:
-            if error.status not in NOT_IN_TIME:
-                raise
-            raise AssertionError("the query did not return in time") from error
-
-    return await assert_eventually(in_time, PATIENCE_S)
-
-
-async def metadata(handle: WorkflowHandle[Any, Any]) -> WorkflowMetadata:
-    """What the Temporal UI asks a workflow for."""
-    shown: WorkflowMetadata = await queried(handle, "__temporal_workflow_metadata", result_type=WorkflowMetadata)
-    return shown
-
-
 async def details(handle: WorkflowHandle[Any, Any]) -> str:
     """What the Temporal UI shows as the workflow's current details."""
-    return (await metadata(handle)).current_details
+    metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return metadata.current_details
 
 
 async def timers(handle: WorkflowHandle[Any, Any]) -> list[timedelta]:
