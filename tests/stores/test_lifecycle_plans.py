@@ -6,7 +6,7 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Message
 from tests.stores.factories import Store
 from tests.stores.plans import plan_of, reads_whole, recorded
-from tests.stores.test_pull_plans import multiply
+from tests.stores.test_pull_plans import MANY, multiply
 from tests.stores.test_pull_queue import publish
 
 
@@ -17,7 +17,7 @@ async def test_the_query_that_all_waiters_share_reads_the_deliveries_of_their_me
     await publish(store, 1)
     await multiply(database)
     async with database.reading() as session:
-        gids = [f"msg_{n:026}" for n in (7, 70_000, 99_999)]
+        gids = [f"msg_{n:026}" for n in (7, MANY - 7, MANY - 1)]
         statements = recorded(database)
         async with database.read_connection() as connection:
             found = await lifecycle.fingerprints(connection, gids)

@@ -15,7 +15,7 @@ from tests.stores.factories import Store
 from tests.stores.plans import plan_of, recorded
 from tests.stores.test_pull_queue import publish
 
-MANY = 100_000
+MANY = 10_000
 
 GIDS: dict[type[SQLModel], dict[str, str]] = {
     Message: {"gid": "msg"},
