@@ -290,7 +290,7 @@ async def test_rows_without_anything_to_remove_cost_no_write(store: Store, days:
 
 # --- plans
 
-MANY = 2_000
+MANY = 500
 GROWING = ("message", "delivery", "attempt", "operational_event", "endpoint_minute", "endpoint_minute_error")
 
 
