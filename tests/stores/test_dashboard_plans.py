@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,6 +24,8 @@ from everhook.storage.tables import DEFAULT_TENANT_GID, now
 from everhook.storage.tenant_scope import TenantScope
 from tests.stores.factories import Store
 from tests.stores.plans import analyze, multiply, without_partitions
+
+pytestmark = pytest.mark.both_databases
 
 LARGE = ("delivery", "message", "attempt", "endpoint_minute", "endpoint_minute_error", "operational_event")
 """What grows with every message. Endpoints, circuits and channels do not."""

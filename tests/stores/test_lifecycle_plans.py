@@ -1,5 +1,7 @@
 """The plans of the reads that waiting makes, with many deliveries of other messages."""
 
+import pytest
+
 from everhook.contracts import DeliveryMode
 from everhook.lifecycle import store as lifecycle
 from everhook.storage.engine import Database
@@ -8,6 +10,8 @@ from tests.stores.factories import Store
 from tests.stores.plans import analyze, copy_of, multiply, plan_of, reads_whole, recorded
 from tests.stores.test_pull_plans import MANY
 from tests.stores.test_pull_queue import publish
+
+pytestmark = pytest.mark.both_databases
 
 
 async def test_the_query_that_all_waiters_share_reads_the_deliveries_of_their_messages_alone(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from everhook.contracts import DeliveryMode
 from everhook.ids import Kind, new_gid
 from everhook.pulling import queue_store as queue
@@ -10,6 +12,8 @@ from everhook.storage.tables import Delivery, now
 from tests.stores.factories import Store
 from tests.stores.plans import analyze, multiply, plan_of, recorded
 from tests.stores.test_pull_queue import publish
+
+pytestmark = pytest.mark.both_databases
 
 MANY = 10_000
 
