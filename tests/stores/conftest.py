@@ -1,4 +1,9 @@
-"""Every test of the store runs on SQLite and on a real PostgreSQL, each in its own database.
+"""Tests of the store run on a real PostgreSQL, and where the database matters on SQLite too, each in its own database.
+
+`both_databases` marks a test, or a module, where the two may differ: branches on the dialect, conflicts, locks and
+transactions at the same time, plans, migrations, deletion in batches, JSON, text and numbers at their limits. Each
+statement of the stores is executed on both by a marked test. Other tests check the cases of the logic around the
+statements, and run on PostgreSQL alone, as production does.
 
 All tests run in one event loop, so that engines and their connections live as long as the session: they keep the
 statements that they have compiled and prepared. Databases are emptied or copied before each test. A test that leaves a
@@ -30,6 +35,9 @@ from tests.stores.factories import Store
 SQLITE, POSTGRES = "sqlite", "postgres"
 WITHOUT_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """No test of the store cuts the server's power."""
+
+WITHOUT_JIT = {"jit": "off"}
+"""Where sequential scans are off, a plan with one seems so costly that PostgreSQL compiles it: 0.1 s for 3 rows."""
 
 
 def _with_driver(url: str) -> str:
@@ -67,7 +75,7 @@ async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresServer]:
     log = tmp_path_factory.mktemp("postgres") / "postgres.log"
-    async with PostgresServer(log, options=WITHOUT_DURABILITY) as server:
+    async with PostgresServer(log, options=WITHOUT_DURABILITY | WITHOUT_JIT) as server:
         yield server
 
 
@@ -121,10 +129,23 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmptySqli
     database.close()
 
 
-@pytest.fixture(params=[SQLITE, POSTGRES])
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_databases: runs on SQLite and PostgreSQL (see tests/stores/conftest.py)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `both_databases` on both, unless a test names its database."""
+    if metafunc.definition.get_closest_marker("both_databases") is None:
+        return
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}  # by the test itself
+    for fixture in {"database_url", "new_database_url"} & set(metafunc.fixturenames) - chosen:
+        metafunc.parametrize(fixture, [SQLITE, POSTGRES], indirect=True)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database that holds the default tenant, the channel of events, and nothing else."""
-    if request.param == SQLITE:
+    if getattr(request, "param", POSTGRES) == SQLITE:
         sqlite: EmptySqlite = request.getfixturevalue("empty_sqlite")
         sqlite.empty()
         return sqlite.url
@@ -133,10 +154,10 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return postgres.url
 
 
-@pytest.fixture(params=[SQLITE, POSTGRES])
+@pytest.fixture
 def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database without a schema."""
-    if request.param == SQLITE:
+    if getattr(request, "param", POSTGRES) == SQLITE:
         return f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
     url: str = request.getfixturevalue("new_postgres_url")
     return url

@@ -6,8 +6,11 @@ from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import SQLModel
 
 from everhook.storage.engine import Database
+from everhook.storage.statements import table_of
+from everhook.storage.tables import Delivery, Message, PullItem
 
 
 def recorded(database: Database) -> dict[str, Any]:
@@ -57,3 +60,45 @@ async def without_partitions(connection: AsyncConnection, plan: str) -> str:
 def reads_whole(plan: str, table: str) -> bool:
     """`Seq Scan on delivery  (cost…`, or `SCAN delivery`."""
     return re.search(rf"(Seq Scan on|SCAN) {table}\b", plan) is not None
+
+
+_GIDS: dict[type[SQLModel], tuple[str, ...]] = {
+    Message: ("gid",),
+    Delivery: ("gid", "message_gid"),
+    PullItem: ("delivery_gid",),
+}
+
+
+async def multiply(database: Database, original: Delivery, count: int) -> None:
+    """Copies of a delivery, of its message, and of its place in the queue of consumers, made by the database."""
+    numbers = f"WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < {count})"
+    number = "printf('%06d', n)" if database.is_sqlite else "to_char(n, 'FM000000')"
+    async with database.write_connection() as connection:
+        for model, gids in _GIDS.items():
+            table = table_of(model)
+            values = ", ".join(
+                f"substr({column.name}, 1, 14) || {number} || substr({column.name}, 21)"
+                if column.name in gids
+                else f'"{column.name}"'
+                for column in table.columns
+            )
+            columns = ", ".join(f'"{column.name}"' for column in table.columns)
+            gid = original.message_gid if model is Message else original.gid
+            of_original = f"FROM copies, {table.name} WHERE {gids[0]} = '{gid}'"
+            await connection.execute(
+                text(f"INSERT INTO {table.name} ({columns}) {numbers} SELECT {values} {of_original}")
+            )
+
+
+async def analyze(database: Database) -> None:
+    """Give the planners statistics, and PostgreSQL indexes without what earlier tests deleted, which makes some look
+    large."""
+    async with database.read_connection() as connection:
+        if not database.is_sqlite:
+            await connection.execute(text("REINDEX TABLE delivery"))
+        await connection.execute(text("ANALYZE"))
+
+
+def copy_of(gid: str, number: int) -> str:
+    """The id of a copy, from 1: the time and the end of its original's."""
+    return f"{gid[:14]}{number:06}{gid[20:]}"

@@ -22,6 +22,8 @@ from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Mess
 from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, moment, publication
 
+pytestmark = pytest.mark.both_databases
+
 
 def receivers(result: Acceptance) -> set[str]:
     return {delivery.endpoint_gid for delivery in accepted(result).deliveries}

@@ -159,6 +159,7 @@ async def assert_a_lock_is_awaited(database: Database) -> None:
         assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
 
 
+@pytest.mark.both_databases
 @on_postgres
 async def test_a_message_accepted_while_a_circuit_closes_waits_for_the_commit_and_is_not_parked(
     store: Store, database: Database, other_database: Database
@@ -175,6 +176,7 @@ async def test_a_message_accepted_while_a_circuit_closes_waits_for_the_commit_an
     assert acceptance.new[0].snapshot is not None and acceptance.new[0].snapshot.state is CircuitState.CLOSED
 
 
+@pytest.mark.both_databases
 @on_postgres
 async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_its_release_finds_it(
     store: Store, database: Database, other_database: Database
@@ -196,6 +198,7 @@ async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_
     assert await closing == [Parked(delivery.delivery_gid, has_workflow=False)]
 
 
+@pytest.mark.both_databases
 @on_postgres
 async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_other(
     store: Store, database: Database, other_database: Database
@@ -208,6 +211,7 @@ async def test_publishers_to_an_endpoint_that_is_parked_do_not_wait_for_each_oth
     assert statuses(acceptance) == [PARKED]
 
 
+@pytest.mark.both_databases
 @on_postgres
 async def test_publishers_to_a_healthy_endpoint_do_not_lock_its_circuit(
     store: Store, database: Database, other_database: Database
@@ -221,6 +225,7 @@ async def test_publishers_to_a_healthy_endpoint_do_not_lock_its_circuit(
     assert statuses(acceptance) == [ACCEPTED]
 
 
+@pytest.mark.both_databases
 @on_postgres
 async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
     store: Store, database: Database, other_database: Database

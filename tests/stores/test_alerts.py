@@ -107,6 +107,7 @@ async def test_an_old_delivery_that_was_not_started_is_reported(store: Store) ->
     assert [one["state"] for one in await data(store)] == ["raised", "cleared"]
 
 
+@pytest.mark.both_databases
 async def test_a_threshold_of_zero_is_off(store: Store) -> None:
     await store.deliveries(200, status=DeliveryStatus.DEAD_LETTERED)
     await store.delivery(gid="dlv_" + "0" * 26)
@@ -116,6 +117,7 @@ async def test_a_threshold_of_zero_is_off(store: Store) -> None:
     assert set(await look(store)) == {EventKind.DEAD_LETTERS, EventKind.SUCCESS_RATE, EventKind.UNDISPATCHED}
 
 
+@pytest.mark.both_databases
 async def test_an_endpoint_whose_deliveries_no_consumer_takes_is_reported_once_in_each_direction(store: Store) -> None:
     endpoint = await pulled(store)
     await publish(store, 2)

@@ -59,6 +59,7 @@ async def test_a_key_begins_with_its_gid_and_its_random_part_is_not_kept(databas
     assert key[30:] not in repr(row.model_dump())
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("change", ["other random", "other gid", "longer", "shorter", "upper", "no random", "nothing"])
 async def test_an_altered_key_opens_nothing(database: Database, change: str) -> None:
     row, key = await made(database)
@@ -76,6 +77,7 @@ async def test_an_altered_key_opens_nothing(database: Database, change: str) -> 
     assert await ApiKeys(database).holder(altered) is None
 
 
+@pytest.mark.both_databases
 async def test_a_revocation_counts_from_its_commit_on_in_every_process(
     database: Database, other_database: Database
 ) -> None:
@@ -118,6 +120,7 @@ async def test_an_unknown_id_costs_the_same_query_as_a_wrong_key(database: Datab
     assert len(asked) == 2 and asked[0] == asked[1]
 
 
+@pytest.mark.both_databases
 async def test_whether_any_key_could_call(database: Database) -> None:
     async def any_key() -> bool:
         async with database.reading() as session:

@@ -102,6 +102,7 @@ async def chosen_now(log: Log) -> Range:
     return chosen
 
 
+@pytest.mark.both_databases
 async def test_a_receipt_held_back_by_its_attempt_is_named_and_one_held_back_by_its_age_is_not(log: Log) -> None:
     await log.grown(2, 4)
     third = (await log.receipts())[2]
@@ -208,6 +209,7 @@ async def test_a_file_that_was_named_and_not_recorded_is_used_also_after_a_rotat
     assert verify_archive(file).ok
 
 
+@pytest.mark.both_databases
 async def test_another_file_of_the_same_name_is_never_replaced(log: Log, tmp_path: Path) -> None:
     """A database that was restored from a backup has other receipts in the same places."""
     await log.grown(3)
@@ -223,6 +225,7 @@ async def test_another_file_of_the_same_name_is_never_replaced(log: Log, tmp_pat
     assert len(await log.receipts()) == 3
 
 
+@pytest.mark.both_databases
 async def test_two_runs_at_once_archive_once(log: Log, tmp_path: Path) -> None:
     await log.grown(4)
     await forget_attempts(log)
@@ -233,6 +236,7 @@ async def test_two_runs_at_once_archive_once(log: Log, tmp_path: Path) -> None:
     assert await audited(log) == 4
 
 
+@pytest.mark.both_databases
 async def test_a_run_that_is_late_leaves_the_files_of_the_other(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +261,7 @@ async def test_a_run_that_is_late_leaves_the_files_of_the_other(
     assert await audited(log) == 6
 
 
+@pytest.mark.both_databases
 async def test_a_log_whose_hashes_are_damaged_is_not_archived(log: Log, tmp_path: Path) -> None:
     await log.grown(4)
     await forget_attempts(log)
@@ -278,6 +283,7 @@ async def test_a_damaged_log_is_not_archived(log: Log, tmp_path: Path) -> None:
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.both_databases
 async def test_a_hash_of_an_archived_receipt_that_was_changed_is_found_by_the_audit(log: Log, tmp_path: Path) -> None:
     await log.grown(4)
     await forget_attempts(log)

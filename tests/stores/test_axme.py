@@ -2,13 +2,8 @@
 
 import asyncio
 
-import pytest
-
 from testing.api import settings_for
 from testing.axme import AGENT, served
-from tests.stores.conftest import POSTGRES
-
-pytestmark = pytest.mark.parametrize("database_url", [POSTGRES], indirect=True)
 
 
 async def test_intents_are_sent_handed_out_again_and_settled(database_url: str) -> None:

@@ -16,6 +16,8 @@ from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Tenant
 
+pytestmark = pytest.mark.both_databases
+
 TAKEN = "default"
 """The name that the migration gave away: a tenant of this name cannot be inserted."""
 

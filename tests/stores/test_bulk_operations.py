@@ -167,6 +167,7 @@ async def test_a_bulk_operation_that_completed_before_its_cancellation_has_compl
     assert accepted(await api.post(f"/v1/batches/{gid}/cancel"))["state"] == "completed"
 
 
+@pytest.mark.both_databases
 async def test_a_bulk_operation_that_temporal_refuses_is_not_listed_and_one_with_an_unknown_outcome_is(
     api: Api, temporal: Temporal
 ) -> None:
@@ -180,6 +181,7 @@ async def test_a_bulk_operation_that_temporal_refuses_is_not_listed_and_one_with
     assert await api.count("batch") == 1
 
 
+@pytest.mark.both_databases
 async def test_a_tenant_sees_and_cancels_its_own_and_runs_one_at_a_time(api: Api, temporal: Temporal) -> None:
     acme = created(await api.post("/v1/tenants", {"name": "acme"}))
     created(await api.post("/v1/tenants", {"name": "globex"}))

@@ -29,6 +29,7 @@ async def channel_that(store: Store, validation: ValidationMode) -> None:
         await channels.create(session, "orders", None, validation=validation)
 
 
+@pytest.mark.both_databases
 async def test_an_invalid_message_of_a_group_is_refused_and_the_others_are_accepted(store: Store) -> None:
     await described(store.database)
     await channel_that(store, ValidationMode.REJECT)
@@ -43,6 +44,7 @@ async def test_an_invalid_message_of_a_group_is_refused_and_the_others_are_accep
     assert await store.count(Message) == 2
 
 
+@pytest.mark.both_databases
 async def test_an_invalid_message_is_stored_with_the_reason_on_a_channel_that_warns(store: Store) -> None:
     await described(store.database)
     await channel_that(store, ValidationMode.WARN)
@@ -55,6 +57,7 @@ async def test_an_invalid_message_is_stored_with_the_reason_on_a_channel_that_wa
     assert stored == str(result.fault)
 
 
+@pytest.mark.both_databases
 async def test_a_schema_that_another_process_changed_counts_for_the_next_message(
     store: Store, other_database: Database
 ) -> None:
@@ -71,6 +74,7 @@ async def test_a_schema_that_another_process_changed_counts_for_the_next_message
     assert isinstance(await acceptor.accept(publication({"n": "x"})), Accepted)
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("name", ["Z", "a/b:c", "é"])
 async def test_rows_are_found_by_the_name_that_they_were_given(store: Store, name: str) -> None:
     await described(store.database, name=name)
@@ -82,6 +86,7 @@ async def test_rows_are_found_by_the_name_that_they_were_given(store: Store, nam
         assert [each.name for each in page.rows] == [name]
 
 
+@pytest.mark.both_databases
 async def test_a_schema_that_cannot_be_used_any_more_does_not_block_publishing(store: Store) -> None:
     await described(store.database, {"type": "no such type"})
     await channel_that(store, ValidationMode.REJECT)

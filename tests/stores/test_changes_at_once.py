@@ -9,6 +9,8 @@ import pytest
 
 from testing.api import Api, created, running_api, settings_for
 
+pytestmark = pytest.mark.both_databases
+
 WEBHOOK = {"post": {"description": "imported"}}
 FINE = {200, 201, 202, 204, 404, 409, 422}
 

@@ -60,6 +60,7 @@ async def test_a_projection_with_an_older_or_the_same_version_is_not_written(sto
     assert len(await store.events()) == events
 
 
+@pytest.mark.both_databases
 async def test_an_unknown_endpoint_has_no_circuit_and_gets_none(store: Store) -> None:
     await project(store, "ep_none", OPENED)
     assert await load(store.database, "ep_none") is None
@@ -99,6 +100,7 @@ async def test_each_transition_creates_one_event(store: Store, states: list[Circ
     assert {event.endpoint_gid for event in events} <= {end.gid}
 
 
+@pytest.mark.both_databases
 async def test_an_event_says_how_many_failed_and_why_it_was_disabled(store: Store) -> None:
     end = await store.endpoint()
     await project(store, end.gid, OPENED, DISABLED)
@@ -157,6 +159,7 @@ async def test_a_deleted_endpoint_is_not_looked_for(store: Store, database: Data
         assert list(await circuits.stalled_circuits(connection, moment(100), timedelta())) == []
 
 
+@pytest.mark.both_databases
 async def test_a_circuit_that_was_touched_recently_is_not_stalled(store: Store, database: Database) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.OPEN, until=moment(), updated_at=moment())
@@ -196,6 +199,7 @@ async def test_an_endpoint_with_parked_deliveries_and_a_closed_circuit_is_strand
     assert await stranded(database) == ([(end.gid, "acme")] if found else [])
 
 
+@pytest.mark.both_databases
 async def test_every_stranded_endpoint_is_found_among_those_that_are_not(store: Store, database: Database) -> None:
     ends = [await store.endpoint() for _ in range(7)]
     for number, end in enumerate(ends):

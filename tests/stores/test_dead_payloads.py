@@ -15,6 +15,8 @@ from everhook.pulling import service as pulling
 from everhook.storage.tables import now
 from testing.api import Api, assert_problem, created, ok, running_api, settings_for
 
+pytestmark = pytest.mark.both_databases
+
 PAYLOAD = b'{"n": 1.10,"n": 1e400}'
 """What does not survive being parsed."""
 

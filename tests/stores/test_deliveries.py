@@ -96,6 +96,7 @@ async def test_a_dead_letter_creates_exactly_one_event(store: Store) -> None:
     }
 
 
+@pytest.mark.both_databases
 async def test_dead_lettering_ten_times_at_once_creates_one_event(store: Store) -> None:
     delivery = await store.delivery()
     await asyncio.gather(*(take(store, delivery, dead_letter) for _ in range(10)))
@@ -138,6 +139,7 @@ async def test_a_replay_opens_the_next_round_and_says_who_wanted_it(store: Store
     assert row.due_at is not None and before <= row.due_at <= now()
 
 
+@pytest.mark.both_databases
 async def test_a_replay_asked_for_twice_opens_one_round(store: Store) -> None:
     delivery = await store.delivery(**dead())
     first = await take(store, delivery, open_round)
@@ -152,6 +154,7 @@ async def test_a_discard_ends_a_delivery_and_says_who_wanted_it(store: Store, st
     assert (row.decided_by, row.decided_why) == ("ada", "fixed the receiver")
 
 
+@pytest.mark.both_databases
 async def test_a_discard_run_twice_changes_nothing_more(store: Store) -> None:
     delivery = await store.delivery(**dead())
     first = await take(store, delivery, discard)
@@ -184,6 +187,7 @@ async def test_a_confirmed_start_makes_an_accepted_delivery_sending_and_no_other
     assert row.dispatched_at is not None
 
 
+@pytest.mark.both_databases
 async def test_a_start_is_confirmed_once(store: Store, database: Database) -> None:
     delivery = await store.delivery(dispatched_at=moment(1), status=DeliveryStatus.ACCEPTED)
     async with database.write_connection() as connection:
@@ -230,6 +234,7 @@ async def test_the_reconciler_finds_what_was_never_started_and_what_may_have_los
     ]
 
 
+@pytest.mark.both_databases
 async def test_the_reconciler_leaves_out_endpoints_of_other_shares(store: Store, database: Database) -> None:
     ends = [await store.endpoint(gid=f"ep_{n}{ending}") for n, ending in enumerate("07az")]
     rows = [await store.delivery(end, due_at=moment(n)) for n, end in enumerate(ends)]
@@ -237,6 +242,7 @@ async def test_the_reconciler_leaves_out_endpoints_of_other_shares(store: Store,
     assert [one.gid for one in found.overdue] == [rows[1].gid, rows[3].gid]
 
 
+@pytest.mark.both_databases
 async def test_endpoints_take_turns_within_a_window_and_the_next_window_follows(
     store: Store, database: Database
 ) -> None:
@@ -265,6 +271,7 @@ async def test_a_deferred_delivery_is_checked_again_later_unless_it_is_settled(
     assert (await store.read(over)).due_at is None
 
 
+@pytest.mark.both_databases
 async def test_a_deferral_keeps_the_due_date_of_a_delivery_that_was_dead_lettered_meanwhile(
     store: Store, database: Database
 ) -> None:
@@ -278,6 +285,7 @@ async def test_a_deferral_keeps_the_due_date_of_a_delivery_that_was_dead_lettere
     assert (await store.read(delivery)).due_at == until
 
 
+@pytest.mark.both_databases
 async def test_parked_deliveries_past_their_window_are_deferred_only_without_a_workflow_at_a_paused_endpoint(
     store: Store, database: Database
 ) -> None:
@@ -305,6 +313,7 @@ async def test_parked_deliveries_past_their_window_are_deferred_only_without_a_w
 # Parked deliveries
 
 
+@pytest.mark.both_databases
 async def test_the_oldest_parked_of_an_endpoint_come_first(store: Store, database: Database) -> None:
     end, other = await store.subscribed(), await store.subscribed()
     rows = await store.deliveries(4, end, status=DeliveryStatus.PARKED)
@@ -332,6 +341,7 @@ async def test_the_parked_of_an_endpoint_are_counted(
         assert await parked_store.count_parked(connection, end.gid) == 3
 
 
+@pytest.mark.both_databases
 async def test_parked_deliveries_without_a_workflow_are_accepted_again(store: Store, database: Database) -> None:
     delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment())
     before = now()
@@ -364,6 +374,7 @@ async def test_a_parked_delivery_that_changed_meanwhile_is_not_accepted_again(
     assert (await store.read(delivery)).model_dump() == before
 
 
+@pytest.mark.both_databases
 async def test_the_released_are_due_at_once(store: Store, database: Database) -> None:
     delivery = await store.delivery(status=DeliveryStatus.PARKED, parked_at=moment(), attempts=2)
     before = now()

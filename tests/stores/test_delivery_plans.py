@@ -26,6 +26,8 @@ from tests.stores.factories import CHANNEL, Store, moment
 from tests.stores.past import keep
 from tests.stores.plans import plan_of, recorded, without_partitions
 
+pytestmark = pytest.mark.both_databases
+
 MANY = 500
 HOUR = timedelta(hours=1)
 STRANDED = "who is stranded"

@@ -16,7 +16,7 @@ from everhook.storage.tables import CircuitRow, PullItem
 from tests.stores.factories import Store, accepted, publication
 from tests.stores.test_pull_queue import pulled, queue_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.both_databases, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_a_lease_is_inserted_with_its_delivery_and_can_be_acknowledged(store: Store) -> None:

@@ -1,5 +1,6 @@
 """A new master key: every box is sealed anew, in batches that may be interrupted, and opens as before."""
 
+import pytest
 from sqlalchemy import update
 
 from everhook.delivery.snapshot_store import DestinationCache
@@ -17,6 +18,8 @@ from everhook.storage.encryption import (
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, ReceiptKeyRow, now
 from tests.stores.factories import KEYRING, URL, Store
+
+pytestmark = pytest.mark.both_databases
 
 OLD, NEW = new_master_key(), new_master_key()
 OLD_RING, BOTH, NEW_RING = KeyRing([OLD]), KeyRing([NEW, OLD]), KeyRing([NEW])

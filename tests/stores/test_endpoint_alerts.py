@@ -73,6 +73,7 @@ async def test_an_alert_is_cleared_after_a_quiet_period_and_its_row_is_deleted(s
     assert await store.count(EndpointAlerts) == 0
 
 
+@pytest.mark.both_databases
 async def test_two_evaluations_at_once_report_each_change_once(store: Store, other_database: Database) -> None:
     for _ in range(20):
         await minute(store, await store.endpoint(), delivered=50, rejected=50)
@@ -156,6 +157,7 @@ async def test_a_deleted_endpoint_has_no_alerts(store: Store) -> None:
     assert (await evaluate(store, NOW + MINUTE), await store.count(EndpointAlerts)) == (0, 0)
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_an_evaluation_that_runs_out_of_time_is_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_alerts_store, "CHUNK", 2)

@@ -13,7 +13,7 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint, EndpointRate
 from tests.stores.factories import Store
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.both_databases, pytest.mark.alone]
 
 CLOSE_S = 0.02
 """How exactly a process knows the database's clock, on one machine."""

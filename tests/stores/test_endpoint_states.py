@@ -48,6 +48,7 @@ async def test_there_is_no_state_of_an_endpoint_that_does_not_exist(states: Endp
     assert await states.get("ep_none") is None
 
 
+@pytest.mark.both_databases
 async def test_many_concurrent_readers_share_few_queries(
     store: Store, states: EndpointStates, database: Database
 ) -> None:

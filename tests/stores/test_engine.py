@@ -15,6 +15,8 @@ from everhook.storage.tables import Message, Tenant
 from everhook.tenants import store as tenants
 from tests.stores.factories import Store, moment, publication
 
+pytestmark = pytest.mark.both_databases
+
 SECRET_TEXT = "4111-1111-1111-1111"
 
 

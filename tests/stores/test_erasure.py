@@ -64,11 +64,13 @@ async def test_erasing_again_changes_nothing(store: Store) -> None:
     assert await store.count(PayloadErasure) == 1
 
 
+@pytest.mark.both_databases
 async def test_an_unknown_message_cannot_be_erased(store: Store) -> None:
     assert not await erase(store, past.message(0))
     assert await store.count(PayloadErasure) == 0
 
 
+@pytest.mark.both_databases
 async def test_whether_a_message_is_erased_can_be_asked(store: Store) -> None:
     message, _ = await sent(store)
     async with store.database.reading() as session:
@@ -78,6 +80,7 @@ async def test_whether_a_message_is_erased_can_be_asked(store: Store) -> None:
         assert await is_erased(session, message.gid)
 
 
+@pytest.mark.both_databases
 async def test_the_response_of_an_attempt_in_flight_is_erased_once_the_attempt_must_have_settled(store: Store) -> None:
     message, (delivery,) = await sent(store)
     await erase(store, message)

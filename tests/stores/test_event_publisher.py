@@ -116,6 +116,7 @@ async def test_an_event_becomes_a_message_with_its_deliveries(store: Store) -> N
     }
 
 
+@pytest.mark.both_databases
 async def test_each_event_is_published_once_by_concurrent_publishers(store: Store, other_database: Database) -> None:
     await listener(store)
     for _ in range(30):
@@ -143,6 +144,7 @@ async def test_events_are_published_completely_or_not_at_all(store: Store, monke
     assert len((await publish(store)).new) == 1
 
 
+@pytest.mark.both_databases
 async def test_an_event_without_subscribers_creates_no_message(store: Store) -> None:
     await record(store)
     assert await publish(store) == Published(events=1)
@@ -221,6 +223,7 @@ async def test_a_relapse_is_recorded_and_not_reported_again(store: Store) -> Non
     assert [kind for kind, _ in await events_sent(store)] == ["endpoint.circuit_opened"]
 
 
+@pytest.mark.both_databases
 async def test_two_failing_subscribers_do_not_report_each_other_for_ever(store: Store) -> None:
     one, two = await listener(store), await listener(store)
     lives = Life(store, one), Life(store, two)
@@ -274,6 +277,7 @@ async def sealed(store: Store, size: int, *of: Delivery) -> None:
         record_event(session, EventKind.CHECKPOINT, tenant_gid=DEFAULT_TENANT_GID, data={"size": size})
 
 
+@pytest.mark.both_databases
 async def test_a_checkpoint_that_covers_only_receipts_of_events_is_not_reported(store: Store) -> None:
     """Otherwise each would make the receipt that causes the next one."""
     end = await listener(store)

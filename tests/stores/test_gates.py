@@ -17,6 +17,8 @@ from testing.api import Api, created, ok, running_api, settings_for
 from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, statuses
 from tests.stores.factories import Store
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def api(database_url: str) -> AsyncIterator[Api]:

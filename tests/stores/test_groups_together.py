@@ -15,6 +15,8 @@ from testing.postgres_server import PostgresServer
 from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, publication
 
+pytestmark = pytest.mark.both_databases
+
 KEYS = ("A", "a", "B")
 """`A`, `B`, `a` by their bytes, and `a`, `A`, `B` in English."""
 

@@ -1,5 +1,6 @@
 """Custom headers that a release before stored as plain text: they are read as they are, and encrypted in batches."""
 
+import pytest
 from sqlalchemy import select, text, update
 from sqlmodel import col
 
@@ -54,6 +55,7 @@ async def test_new_headers_are_encrypted_from_the_start(store: Store) -> None:
     assert (await count_plain_headers(store.database), await run(store)) == (0, [])
 
 
+@pytest.mark.both_databases
 async def test_plain_values_are_used_until_they_are_encrypted_and_after(store: Store) -> None:
     ends = [await plain(store) for _ in range(5)]
     without, already = await store.endpoint(), await store.endpoint(headers=HEADERS)
@@ -97,6 +99,7 @@ async def test_headers_that_are_changed_during_a_batch_are_not_overwritten(store
     assert await sent_to(store, endpoint) == {"x-key": "older"}
 
 
+@pytest.mark.both_databases
 async def test_values_of_another_row_or_of_a_lost_key_are_a_fault_and_not_sent(store: Store) -> None:
     one, other = await store.endpoint(headers=HEADERS), await store.endpoint(headers=HEADERS)
     async with store.database.reading() as session:

@@ -67,6 +67,7 @@ async def test_the_score_looks_at_an_hour_a_day_and_the_circuit(store: Store) ->
     assert (found.score, found.level) == (65, Level.DEGRADED)
 
 
+@pytest.mark.both_databases
 async def test_another_endpoint_s_failures_are_not_charged(store: Store) -> None:
     mine, other = await store.endpoint(), await store.endpoint()
     await minute(store, other, NOW, {"refused": 100}, retried=100)
@@ -194,6 +195,7 @@ async def test_the_overview_counts_what_waits_and_what_is_dead(store: Store) -> 
     assert found.accepted == 12, "all but the old one"
 
 
+@pytest.mark.both_databases
 async def test_a_tenant_s_overview_is_of_its_own_endpoints_alone(store: Store) -> None:
     acme = await store.tenant("acme")
     mine, other = await store.endpoint(acme), await store.endpoint()
@@ -211,6 +213,7 @@ async def test_a_tenant_s_overview_is_of_its_own_endpoints_alone(store: Store) -
     assert (found.backlog.parked.count, found.backlog.dead_letter_count, found.accepted) == (1, 1, 3)
 
 
+@pytest.mark.both_databases
 async def test_concurrent_callers_share_one_overview(store: Store) -> None:
     board = HealthBoard(store.database)
     first, *others = await asyncio.gather(*(board.overview(None) for _ in range(20)))

@@ -1,5 +1,7 @@
 """Which deliveries wait for the settled workflow that shows them."""
 
+import pytest
+
 from everhook.delivery import history_store as history
 from everhook.delivery.history_store import Pending
 from everhook.storage.engine import Database
@@ -28,6 +30,7 @@ async def test_an_urgent_row_is_found_although_others_come_before_it(store: Stor
         assert await history.pending(connection, moment(3), 10, urgent_before=moment(0)) == []
 
 
+@pytest.mark.both_databases
 async def test_forgetting_deletes_only_the_given_rows(store: Store, database: Database) -> None:
     await keep(database, *(PendingHistory(delivery_gid=f"dlv_{n}", settled_at=moment()) for n in range(3)))
     async with database.write_connection() as connection:

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import update
 
 from everhook.storage import idempotency
@@ -13,6 +14,8 @@ from everhook.storage.idempotency import CLAIM_LIFETIME, LIFETIME, Call
 from everhook.storage.tables import IdempotentResponse, now
 from everhook.tenants.retention_store import remove_credentials
 from tests.stores.factories import KEYRING, Store
+
+pytestmark = pytest.mark.both_databases
 
 CALL = Call.of("", "k", b"POST /v1/channels", b"{}")
 SECOND = timedelta(seconds=1)

@@ -74,6 +74,7 @@ async def test_the_input_of_a_parked_delivery_has_the_time_of_its_parking(store:
     assert (await order_of(store.database, released)).parked_since is None
 
 
+@pytest.mark.both_databases
 async def test_the_order_of_a_delivered_delivery_names_the_attempt_that_delivered(store: Store) -> None:
     first, other, under_way = await store.delivery(), await store.delivery(), await store.delivery()
     recorder = Recorder(store.database)
@@ -129,6 +130,7 @@ async def test_the_loaded_input_of_an_accepted_delivery_equals_its_first_input(s
         assert await load_input(connection, DEFAULTS, first.input.delivery_gid) == first.input
 
 
+@pytest.mark.both_databases
 async def test_recorded_attempts_lead_to_the_next_order(store: Store) -> None:
     delivery, recorder = await store.delivery(), Recorder(store.database)
     await recorder.attempt(attempt_record(delivery, 1, next_attempt_at=moment(31)), Transcript())

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.parked_store import count_parked
@@ -17,6 +19,7 @@ from tests.stores.factories import Store, publication
 URL = "https://hooks.example.com/s3cr3t"
 
 
+@pytest.mark.both_databases
 async def test_a_step_that_is_due_later_is_no_parking_and_ends_with_its_delivery(store: Store) -> None:
     endpoint = await store.subscribed()
     until = now() + timedelta(days=3)
@@ -41,6 +44,7 @@ async def test_a_step_that_is_due_later_is_no_parking_and_ends_with_its_delivery
         assert await count_parked(connection, endpoint.gid) == 0
 
 
+@pytest.mark.both_databases
 async def test_a_message_with_a_key_is_sent_once_to_an_endpoint(store: Store) -> None:
     endpoint = await store.endpoint()
     await store.circuit(endpoint, hold=Hold.PAUSED)
@@ -57,6 +61,7 @@ async def test_a_message_with_a_key_is_sent_once_to_an_endpoint(store: Store) ->
     assert await store.count(Message) == 1
 
 
+@pytest.mark.both_databases
 async def test_the_url_of_a_handler_is_replaced_and_signs_nothing(store: Store) -> None:
     endpoint = await store.endpoint()
     async with store.database.writing() as session:
@@ -75,6 +80,7 @@ async def test_the_url_of_a_handler_is_replaced_and_signs_nothing(store: Store) 
     assert await store.count(EndpointSecret) == 0
 
 
+@pytest.mark.both_databases
 async def test_a_watched_message_is_visible_to_its_own_tenant_only(store: Store) -> None:
     tenant, other = await store.tenant("acme"), await store.tenant("globex")
     delivery = await store.delivery(await store.endpoint(tenant), status=DeliveryStatus.RETRYING)

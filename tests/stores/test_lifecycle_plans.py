@@ -1,23 +1,29 @@
 """The plans of the reads that waiting makes, with many deliveries of other messages."""
 
+import pytest
+
 from everhook.contracts import DeliveryMode
 from everhook.lifecycle import store as lifecycle
 from everhook.storage.engine import Database
 from everhook.storage.tables import Attempt, Delivery, DeliveryRound, Message
 from tests.stores.factories import Store
-from tests.stores.plans import plan_of, reads_whole, recorded
-from tests.stores.test_pull_plans import multiply
+from tests.stores.plans import analyze, copy_of, multiply, plan_of, reads_whole, recorded
+from tests.stores.test_pull_plans import MANY
 from tests.stores.test_pull_queue import publish
+
+pytestmark = pytest.mark.both_databases
 
 
 async def test_the_query_that_all_waiters_share_reads_the_deliveries_of_their_messages_alone(
     store: Store, database: Database
 ) -> None:
     await store.subscribed(mode=DeliveryMode.POLL, url="")
-    await publish(store, 1)
-    await multiply(database)
+    [gid] = await publish(store, 1)
     async with database.reading() as session:
-        gids = [f"msg_{n:026}" for n in (7, 70_000, 99_999)]
+        delivery = await session.get_one(Delivery, gid)
+        await multiply(database, delivery, MANY)
+        await analyze(database)
+        gids = [copy_of(delivery.message_gid, n) for n in (7, MANY - 7, MANY - 1)]
         statements = recorded(database)
         async with database.read_connection() as connection:
             found = await lifecycle.fingerprints(connection, gids)

@@ -81,6 +81,7 @@ async def test_channels_are_listed_by_name(store: Store, database: Database) -> 
     assert await walk(load, "name") == [["a", "b"], ["c", EVENTS_CHANNEL], [TASKS_CHANNEL]]
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("chosen", "kept"),
     [
@@ -120,6 +121,7 @@ async def test_dead_letters_are_chosen_by_every_part_of_the_filter(
         assert await dead_letters.count(session, wanted) == kept
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("status", [status for status in DeliveryStatus if status is not DEAD])
 async def test_a_delivery_with_another_status_is_not_counted_as_a_dead_letter(
     store: Store, database: Database, status: DeliveryStatus
@@ -129,6 +131,7 @@ async def test_a_delivery_with_another_status_is_not_counted_as_a_dead_letter(
         assert await dead_letters.count(session, DeadLetterFilter()) == 0
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("chosen", "kept"),
     [
@@ -156,6 +159,7 @@ async def test_deliveries_are_chosen_by_every_part_of_the_filter(
     assert len(found.rows) == kept
 
 
+@pytest.mark.both_databases
 async def test_messages_are_listed_by_tenant_without_their_payloads(store: Store, database: Database) -> None:
     await store.channel()
     acme = await store.tenant("acme")
@@ -169,6 +173,7 @@ async def test_messages_are_listed_by_tenant_without_their_payloads(store: Store
     assert "payload" not in vars(row)
 
 
+@pytest.mark.both_databases
 async def test_endpoints_are_listed_by_tenant_and_deleted_ones_are_not(store: Store, database: Database) -> None:
     acme = await store.tenant("acme")
     ends = [await store.endpoint(acme) for _ in range(3)]

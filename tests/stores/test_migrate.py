@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from alembic import command
 from sqlalchemy import inspect, select
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -14,6 +15,8 @@ from everhook.storage.engine import Database
 from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
 from testing.processes import Process
+
+pytestmark = pytest.mark.both_databases
 
 
 async def tables_of(url: str) -> set[str]:

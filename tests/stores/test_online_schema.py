@@ -21,6 +21,7 @@ from everhook.storage.migrate import alembic_config, migrate
 from everhook.storage.partition_upkeep import change_partitions
 from everhook.storage.tables import Channel, now
 from testing.postgres_server import PostgresServer
+from tests.stores.conftest import Copies
 
 ROWS = 3_000
 FIRST_SCHEMA = "0001"
@@ -45,16 +46,19 @@ async def connected(url: str, **settings: str) -> AsyncIterator[asyncpg.Connecti
 
 
 @pytest.fixture
-async def old_url(new_postgres_url: str) -> str:
+async def old_url(copies: Copies) -> str:
+    return await copies.of(first_schema)
+
+
+async def first_schema(url: str) -> None:
     """A database of the first schema, with receipts in it."""
-    await upgrade_to(new_postgres_url, FIRST_SCHEMA)
-    async with connected(new_postgres_url) as connection:
+    await upgrade_to(url, FIRST_SCHEMA)
+    async with connected(url) as connection:
         await connection.executemany(INSERT, [(f"rcp_{n}", n if n % 2 else None) for n in range(ROWS)])
         await connection.execute(
             "INSERT INTO receipt_hash (tenant_gid, level, index, hash) "
             "SELECT 'ten_1', 0, n, 'x'::bytea FROM generate_series(1, 1000) n"
         )
-    return new_postgres_url
 
 
 async def test_writers_continue_while_the_first_schema_is_migrated_to_the_newest(old_url: str) -> None:

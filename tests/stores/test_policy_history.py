@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from everhook.channels import store as channels
@@ -87,6 +88,7 @@ async def test_a_round_of_a_release_that_kept_no_history_has_no_policy(store: St
     assert await policies(store, delivery, 1, 2, 3) == {1: DeliveryPolicy()}
 
 
+@pytest.mark.both_databases
 async def test_a_delivery_that_waited_for_its_group_has_the_policies_of_when_it_began(store: Store) -> None:
     end = await store.subscribed()
     gids = [
@@ -123,6 +125,7 @@ async def test_while_no_policy_changes_a_group_stores_no_rounds(store: Store) ->
     assert await store.count(DeliveryRound) == 0
 
 
+@pytest.mark.both_databases
 async def test_a_round_without_retries_has_one_attempt(store: Store) -> None:
     delivery = await store.delivery(single_attempt=True)
     assert await policies(store, delivery, 1) == {1: one_attempt(DeliveryPolicy())}
@@ -171,6 +174,7 @@ async def test_a_tenant_reads_the_policies_of_its_endpoints_and_of_open_channels
     assert {row.endpoint_gid or row.channel for row in rows} == {mine.gid, CHANNEL}
 
 
+@pytest.mark.both_databases
 async def test_history_is_read_by_its_keys(store: Store) -> None:
     delivery = await store.delivery(status=DeliveryStatus.DEAD_LETTERED)
     asked = recorded(store.database)

@@ -33,7 +33,7 @@ from everhook.temporal.client import connect
 from testing.processes import refusing_port
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 
-pytestmark = pytest.mark.usefixtures("background_tasks")
+pytestmark = [pytest.mark.both_databases, pytest.mark.usefixtures("background_tasks")]
 
 RETENTION = timedelta(days=30)
 

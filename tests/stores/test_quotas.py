@@ -12,6 +12,8 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, Endpoint, Subscription
 from tests.stores.factories import CHANNEL, Store
 
+pytestmark = pytest.mark.both_databases
+
 FILTER, FILTER_COST = {"a": 1, "b": 2, "c": 3}, 10
 
 

@@ -26,6 +26,7 @@ async def rotated(database: Database) -> Issuer:
         return await rotate_keys(connection, KEYRING, ISSUER, now())
 
 
+@pytest.mark.both_databases
 async def test_processes_that_start_at_once_make_one_first_key(database: Database, other_database: Database) -> None:
     caches = [IssuerCache(each, KEYRING, ISSUER) for each in (database, other_database) * 3]
     issuers = await asyncio.gather(*(cache.get() for cache in caches))
@@ -76,12 +77,14 @@ async def test_a_second_rotation_keeps_all_keys_and_does_not_prolong_the_first(d
     assert twice.keys[2].retired_at == once.keys[1].retired_at
 
 
+@pytest.mark.both_databases
 async def test_the_name_that_receipts_began_with_stays(database: Database) -> None:
     await IssuerCache(database, KEYRING, ISSUER).get()
     assert (await IssuerCache(database, KEYRING, "other.example.com").get()).name == ISSUER
     assert {key.name for key in [await rotated(database)]} == {ISSUER}
 
 
+@pytest.mark.both_databases
 async def test_seeds_are_sealed_each_for_its_own_row(database: Database) -> None:
     issuer = await IssuerCache(database, KEYRING, ISSUER).get()
     issuer = await rotated(database)

@@ -49,6 +49,7 @@ async def found_by_check(log: Log, seq: int, held: int | None = None) -> str | N
     return result.wrong.place if result.wrong is not None else None
 
 
+@pytest.mark.both_databases
 async def test_an_untouched_log_holds(log: Log) -> None:
     assert await audited(log) == LogAudit(receipts=8, checkpoints=3, unsealed=1)
     for seq in range(8):
@@ -57,6 +58,7 @@ async def test_an_untouched_log_holds(log: Log) -> None:
         assert await check_attempts(session) == 9
 
 
+@pytest.mark.both_databases
 async def test_a_log_of_several_blocks_holds_and_a_block_is_missed_or_known_again(database: Database) -> None:
     log = await Log(database).grown(300, 520)
     assert await audited(log) == LogAudit(receipts=520, checkpoints=2, unsealed=0)
@@ -125,6 +127,7 @@ TAMPERINGS: dict[str, tuple[tuple[str, ...], str | None, str]] = {
 }
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("name", TAMPERINGS)
 async def test_tampering_is_detected_and_its_place_is_named(log: Log, name: str) -> None:
     statements, by_check, by_audit = TAMPERINGS[name]
@@ -137,6 +140,7 @@ async def test_tampering_is_detected_and_its_place_is_named(log: Log, name: str)
         assert await found_by_check(log, 2) == by_check
 
 
+@pytest.mark.both_databases
 async def test_an_attempt_whose_receipt_was_removed_before_it_was_sealed_is_missed(log: Log) -> None:
     await log.change("DELETE FROM receipt WHERE seq IS NULL")
     assert (await audited(log)).unsealed == 0
@@ -157,6 +161,7 @@ async def test_a_receipt_signed_with_another_key_is_caught(log: Log, sealed: boo
     assert await found_by_audit(log) == f"receipt {seq}.header.kid"
 
 
+@pytest.mark.both_databases
 async def test_a_receipt_signed_again_with_our_own_key_does_not_fit_its_place_in_the_log(log: Log) -> None:
     """Even the issuer cannot take back what is under a checkpoint."""
     issuer = await log.issuer()

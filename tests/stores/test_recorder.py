@@ -113,6 +113,7 @@ async def test_an_attempt_is_stored_with_the_whole_response(store: Store, record
     assert kept == {k: v for k, v in vars(record).items() if k not in ("url_sha256", "signatures_sha256")}
 
 
+@pytest.mark.both_databases
 async def test_an_attempt_recorded_twice_is_there_once_and_changes_nothing_more(
     store: Store, recorder: Recorder
 ) -> None:
@@ -171,6 +172,7 @@ async def test_an_attempt_does_not_move_the_moment_of_dispatch(store: Store, rec
     assert (await store.read(delivery)).dispatched_at == moment(0.5)
 
 
+@pytest.mark.both_databases
 async def test_two_hundred_attempts_at_once_are_all_recorded_each_on_its_own_delivery(
     store: Store, recorder: Recorder
 ) -> None:
@@ -182,6 +184,7 @@ async def test_two_hundred_attempts_at_once_are_all_recorded_each_on_its_own_del
         assert {(a.number, a.status_code) for a in await store.attempts(row)} == {(n, 500 + n) for n in range(1, 11)}
 
 
+@pytest.mark.both_databases
 async def test_attempts_are_recorded_by_two_processes_at_once(
     store: Store, recorder: Recorder, other_database: Database
 ) -> None:
@@ -257,6 +260,7 @@ def receipt_of(record: AttemptRecord) -> SignedReceipt:
     return SignedReceipt(new_gid(Kind.RECEIPT), DEFAULT_TENANT_GID, jws=record.attempt_gid)
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("first", ["the process", "the workflow", "both at once", "both in one group"])
 async def test_a_first_attempt_and_attempt_1_of_the_workflow_are_recorded_as_one_with_its_receipt(
     store: Store, recorder: Recorder, other_database: Database, first: str
@@ -329,6 +333,7 @@ async def test_an_attempt_ends_the_parking(store: Store, recorder: Recorder) -> 
     assert (row.status, row.parked_at) == (DeliveryStatus.RETRYING, None)
 
 
+@pytest.mark.both_databases
 async def test_attempts_and_parkings_at_once_are_all_recorded(store: Store, recorder: Recorder) -> None:
     tried, parked = await store.deliveries(5), await store.deliveries(5)
     await asyncio.gather(
@@ -342,6 +347,7 @@ async def test_attempts_and_parkings_at_once_are_all_recorded(store: Store, reco
 # The basis of an attempt
 
 
+@pytest.mark.both_databases
 async def test_the_snapshot_contains_the_data_that_decides_about_an_attempt(store: Store) -> None:
     end = await store.subscribed()
     await store.circuit(end, state=CircuitState.HALF_OPEN, hold=Hold.PAUSED, failures=7)
@@ -412,6 +418,7 @@ async def test_the_snapshot_shows_that_the_endpoint_was_deleted(store: Store) ->
     assert snapshot is not None and snapshot.endpoint_deleted
 
 
+@pytest.mark.both_databases
 async def test_each_of_many_concurrent_callers_gets_its_own_snapshot(store: Store) -> None:
     rows = await store.deliveries(120)
     snapshots = SnapshotLoader(store.database)
@@ -433,6 +440,7 @@ async def test_a_target_is_an_endpoint_as_senders_need_it(store: Store) -> None:
     assert [len(key) for key in target.live_keys(moment())] == [32]
 
 
+@pytest.mark.both_databases
 async def test_a_target_is_kept_until_its_version_grows(store: Store) -> None:
     end = await store.endpoint()
     destinations = DestinationCache(store.database, KEYRING)
@@ -505,6 +513,7 @@ async def claim(database: Database, endpoint_gid: str, delivery_gid: str, lease:
         return await claim_probe(connection, endpoint_gid, delivery_gid, lease)
 
 
+@pytest.mark.both_databases
 async def test_exactly_one_of_fifty_concurrent_claims_gets_the_probe(store: Store) -> None:
     end = await store.endpoint()
     await store.circuit(end, state=CircuitState.HALF_OPEN)

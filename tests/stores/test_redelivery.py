@@ -33,6 +33,7 @@ async def settle(api: Api, status: str, gid: str) -> None:
     )
 
 
+@pytest.mark.both_databases
 async def test_ended_deliveries_are_sent_again_and_open_ones_are_not(api: Api) -> None:
     await api.channel()
     done, gone, open_ = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(3)]
@@ -82,6 +83,7 @@ async def test_the_events_of_a_message_keep_the_round_that_delivered(api: Api) -
     ]
 
 
+@pytest.mark.both_databases
 async def test_two_calls_at_once_create_one_delivery_and_open_one_round(api: Api) -> None:
     await api.channel()
     old = (await api.endpoint(channel="orders"))["endpointGid"]
@@ -106,6 +108,7 @@ async def test_a_key_makes_a_call_happen_once(api: Api) -> None:
     assert (await api.rows("SELECT round FROM delivery"))[0].round == 2
 
 
+@pytest.mark.both_databases
 async def test_a_named_endpoint_gets_it_alone_also_without_a_subscription(api: Api) -> None:
     await api.channel()
     subscribed = (await api.endpoint(channel="orders"))["endpointGid"]
@@ -124,6 +127,7 @@ async def test_a_named_endpoint_gets_it_alone_also_without_a_subscription(api: A
     assert_problem(await api.post(path, {"endpointGid": theirs}), 422, "endpointGid")
 
 
+@pytest.mark.both_databases
 async def test_pulled_deliveries_are_queued_again_and_inboxes_ask_again(api: Api) -> None:
     await api.channel()
     poll = created(await api.post("/v1/endpoints", {"mode": "poll", "channel": "orders"}))["endpointGid"]
@@ -168,6 +172,7 @@ async def test_a_deleted_endpoint_or_an_erased_payload_is_not_redelivered(api: A
     assert problem["type"].endswith("payload-erased")
 
 
+@pytest.mark.both_databases
 async def test_a_gate_is_neither_asked_again_nor_bypassed(api: Api) -> None:
     managers = await inbox(api)
     await api.channel(gates=[{"inbox": managers}])
@@ -186,6 +191,7 @@ async def test_a_gate_is_neither_asked_again_nor_bypassed(api: Api) -> None:
     assert ok(await api.get("/v1/tasks", state="open"))["data"] == []
 
 
+@pytest.mark.both_databases
 async def test_a_key_can_send_again_the_messages_that_it_can_see(api: Api) -> None:
     await api.channel()
     await api.post("/v1/tenants", {"name": "acme"})
@@ -204,6 +210,7 @@ async def test_a_key_can_send_again_the_messages_that_it_can_see(api: Api) -> No
     assert (await redeliver(publisher, message))[others] == ("accepted", 2, "round_opened")
 
 
+@pytest.mark.both_databases
 async def test_a_test_message_is_sent_to_no_other_endpoint(api: Api) -> None:
     await api.channel()
     gid, _ = [(await api.endpoint(channel="orders"))["endpointGid"] for _ in range(2)]

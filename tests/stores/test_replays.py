@@ -124,6 +124,7 @@ async def test_each_mode_takes_what_it_names_and_leaves_the_rest_alone(api: Api)
     assert await run(api, again["batchGid"]) == [sent]
 
 
+@pytest.mark.both_databases
 async def test_types_times_endpoint_and_tenant_narrow_a_replay(api: Api) -> None:
     one = await subscribed(api)
     await published(api, "delivered", "delivered")
@@ -169,6 +170,7 @@ async def test_erased_messages_and_messages_declined_by_their_gate_are_counted_a
     assert (found["total"], found["completed"], found["failed"]) == (3, 3, 0)
 
 
+@pytest.mark.both_databases
 async def test_a_new_endpoint_gets_what_it_subscribes_to_and_never_had(api: Api) -> None:
     old = await subscribed(api)
     created(await api.post("/v1/tenants", {"name": "acme"}))
@@ -229,6 +231,7 @@ async def test_filters_are_matched_without_locks_and_hold_as_they_are_at_the_com
     assert (found["state"], found["skipped"], found["erased"]) == ("completed", 0, 0)
 
 
+@pytest.mark.both_databases
 async def test_a_tenant_is_not_sent_what_it_cannot_see(api: Api) -> None:
     await subscribed(api)
     created(await api.post("/v1/tenants", {"name": "acme"}))
@@ -269,6 +272,7 @@ async def test_an_invalid_replay_is_refused_and_the_response_names_the_field(api
     assert await api.count("batch") == 0
 
 
+@pytest.mark.both_databases
 async def test_a_page_is_opened_once_by_concurrent_runs(api: Api) -> None:
     await subscribed(api)
     gids = await published(api, *["delivered"] * 7)
@@ -283,6 +287,7 @@ async def test_a_page_is_opened_once_by_concurrent_runs(api: Api) -> None:
     assert ok(await api.get(f"/v1/batches/{batch['batchGid']}"))["started"] == 7
 
 
+@pytest.mark.both_databases
 async def test_a_page_to_an_endpoint_that_was_deleted_a_moment_ago_skips_its_messages(api: Api) -> None:
     await api.channel()
     await api.publish({"n": 1})
@@ -326,6 +331,7 @@ async def test_a_count_that_takes_long_is_a_lower_bound(api: Api, monkeypatch: p
     assert (found["matched"], found["matchedAtLeast"], found["started"]) == (3, False, 3)
 
 
+@pytest.mark.both_databases
 async def test_a_replay_is_cancelled_at_its_next_page(api: Api) -> None:
     await subscribed(api)
     await published(api, *["delivered"] * 4)
@@ -348,6 +354,7 @@ async def test_a_replay_is_cancelled_at_its_next_page(api: Api) -> None:
     assert actions == ["channel.replay_cancelled", "channel.replayed"]
 
 
+@pytest.mark.both_databases
 async def test_a_key_that_only_publishes_replays_its_own_messages(api: Api) -> None:
     await subscribed(api)
     alice, bob = await api.key("publish"), await api.key("publish", name="bob")
@@ -363,6 +370,7 @@ async def test_a_key_that_only_publishes_replays_its_own_messages(api: Api) -> N
     assert await alice.walk("/v1/batches") == []
 
 
+@pytest.mark.both_databases
 async def test_a_repeated_call_starts_one_replay(api: Api) -> None:
     await subscribed(api)
     await published(api, "delivered")

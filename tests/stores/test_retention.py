@@ -174,6 +174,7 @@ async def test_events_and_minutes_are_deleted_by_their_age(store: Store) -> None
     assert [await store.count(table) for table in tables] == [1, 3, 1, 2]
 
 
+@pytest.mark.both_databases
 async def test_expired_secrets_and_keys_that_ended_long_ago_are_deleted(store: Store) -> None:
     endpoint = await store.subscribed()
 
@@ -201,6 +202,7 @@ async def test_expired_secrets_and_keys_that_ended_long_ago_are_deleted(store: S
     assert names == {"lasting", "just revoked", "just expired"}
 
 
+@pytest.mark.both_databases
 async def test_unlimited_retention_deletes_nothing(store: Store) -> None:
     delivery = await history(store, 4_000, ended=4_000)
     await keep(
@@ -238,6 +240,7 @@ async def test_receipts_and_the_audit_trail_are_not_for_retention_to_remove(stor
     assert await store.count(Receipt) == await store.count(AuditEntry) == 1
 
 
+@pytest.mark.both_databases
 async def test_a_pass_that_is_interrupted_anywhere_is_taken_up_by_the_next(store: Store) -> None:
     """And none of its transactions changes more than a few rows."""
     endpoint = await store.subscribed()
@@ -290,7 +293,7 @@ async def test_rows_without_anything_to_remove_cost_no_write(store: Store, days:
 
 # --- plans
 
-MANY = 2_000
+MANY = 500
 GROWING = ("message", "delivery", "attempt", "operational_event", "endpoint_minute", "endpoint_minute_error")
 
 
@@ -320,6 +323,7 @@ async def full(store: Store) -> Store:
     return store
 
 
+@pytest.mark.both_databases
 async def test_every_statement_of_a_pass_uses_an_index(full: Store) -> None:
     statements = recorded(full.database)
     await passed(full, rows=100)
@@ -343,6 +347,7 @@ async def test_every_statement_of_a_pass_uses_an_index(full: Store) -> None:
 # --- publishing meanwhile
 
 
+@pytest.mark.both_databases
 async def test_a_key_that_expires_in_the_very_moment_of_a_repeat_publishes_anew(store: Store) -> None:
     """Between the insert that finds the key taken and the read of its owner."""
     await store.subscribed()

@@ -15,6 +15,8 @@ from everhook.storage.engine import Database
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Endpoint, EndpointMinute, EndpointMinuteError
 from tests.stores.factories import Store, attempt_record, moment
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def recorder(database: Database) -> Recorder:

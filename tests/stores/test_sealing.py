@@ -40,6 +40,7 @@ def log(database: Database) -> Log:
     return Log(database)
 
 
+@pytest.mark.both_databases
 async def test_receipts_get_places_without_a_gap_in_the_order_of_their_ids(log: Log) -> None:
     gids = await log.grow(5)
     sealed = await log.seal()
@@ -88,6 +89,7 @@ async def test_every_receipt_of_a_log_made_in_batches_can_be_proven_in_every_che
     assert await log.count("receipt_hash WHERE level = 1") == 2
 
 
+@pytest.mark.both_databases
 async def test_a_log_without_new_receipts_gets_no_new_checkpoint(log: Log) -> None:
     await log.grown(2)
     assert (await log.seal()).receipts == 0
@@ -104,6 +106,7 @@ async def test_each_checkpoint_is_reported_as_an_operational_event(log: Log, sto
     assert {event.tenant_gid for event in events} == {log.tenant_gid}
 
 
+@pytest.mark.both_databases
 async def test_each_tenant_has_its_own_log(log: Log, store: Store) -> None:
     other = Log(log.database, await store.tenant("acme"))
     await asyncio.gather(log.grown(3), other.grown(2))
@@ -121,6 +124,7 @@ async def test_a_tenant_that_is_being_erased_is_left_alone(log: Log, store: Stor
         assert await tenants_with_unsealed(connection) == [log.tenant_gid]
 
 
+@pytest.mark.both_databases
 async def test_tenants_with_unsealed_receipts_are_found_without_reading_each_receipt(
     log: Log, store: Store, database: Database
 ) -> None:
@@ -149,6 +153,7 @@ async def test_tenants_with_unsealed_receipts_are_found_without_reading_each_rec
         assert "ix_receipt_unsealed" in step and read <= 1, plan
 
 
+@pytest.mark.both_databases
 async def test_a_pass_extends_several_logs_at_once_on_postgresql_and_one_on_sqlite(
     database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +178,7 @@ async def test_a_pass_extends_several_logs_at_once_on_postgresql_and_one_on_sqli
     assert most == (1 if database.is_sqlite else CONCURRENCY)
 
 
+@pytest.mark.both_databases
 async def test_two_sealers_at_once_make_one_log(log: Log, other_database: Database) -> None:
     await log.grow(120)
     other = Log(other_database)
@@ -229,6 +235,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("name", DAMAGES)
 async def test_a_log_that_was_tampered_with_is_not_signed_over(log: Log, name: str) -> None:
     place, statements = DAMAGES[name]
@@ -247,6 +254,7 @@ async def test_a_log_that_was_tampered_with_is_not_signed_over(log: Log, name: s
     assert await log.unsealed() == 1
 
 
+@pytest.mark.both_databases
 async def test_an_invalid_receipt_is_not_sealed(log: Log) -> None:
     [gid] = await log.grow(1)
     await log.change("UPDATE receipt SET jws = 'ü'")

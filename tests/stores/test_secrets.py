@@ -120,6 +120,7 @@ async def test_a_secret_given_again_takes_the_place_of_its_older_self(store: Sto
     assert live.live_keys(now() + DAY) == [secret_key(mine)]
 
 
+@pytest.mark.both_databases
 async def test_ten_secrets_may_be_live_and_no_more(store: Store) -> None:
     end = await store.endpoint()
     for _ in range(MAX_LIVE - 1):
@@ -144,6 +145,7 @@ async def test_expired_secrets_are_deleted_and_do_not_count_for_the_limit(store:
     assert len(await rows(store, end)) == 2
 
 
+@pytest.mark.both_databases
 async def test_rotations_at_the_same_time_are_each_seen(store: Store) -> None:
     end = await store.endpoint()
     given = [new_secret() for _ in range(4)]
@@ -179,6 +181,7 @@ async def test_the_public_key_is_that_of_the_sealed_one(store: Store) -> None:
     assert key.private_bytes_raw() == ed25519_key(private_key).private_bytes_raw()
 
 
+@pytest.mark.both_databases
 async def test_switching_ed25519_on_twice_changes_nothing_and_off_ends_every_key(store: Store) -> None:
     end, other = await store.endpoint(), await store.endpoint()
     for one in (end, other, end):

@@ -106,6 +106,7 @@ async def test_a_workflow_is_started_after_the_commit_and_its_first_check_says_s
     assert (delivery.due_at, delivery.dispatched_at is not None) == (task.remind_at, True)
 
 
+@pytest.mark.both_databases
 async def test_a_reminder_is_sent_once_when_its_timer_runs_several_times(
     store: Store, database: Database, other_database: Database
 ) -> None:
@@ -121,6 +122,7 @@ async def test_a_reminder_is_sent_once_when_its_timer_runs_several_times(
     assert progress is not None and (progress.inbox, progress.reminders_sent, progress.reminders) == ("Managers", 1, 2)
 
 
+@pytest.mark.both_databases
 async def test_a_timer_next_to_a_decision_does_nothing(
     store: Store, database: Database, other_database: Database
 ) -> None:
@@ -171,6 +173,7 @@ async def test_a_task_that_everyone_may_decide_stays_open_to_everyone(store: Sto
     await decide(database, task, "eve", SubmittedDecision("approved", 2))
 
 
+@pytest.mark.both_databases
 async def test_an_escalation_opens_the_task_in_another_inbox_of_the_tenant(store: Store, database: Database) -> None:
     other = await inbox(store, task={"assignees": ["group:board"]}, groups={"board": ["dan"]})
     foreign = await inbox(store, await store.tenant("acme"))
@@ -222,6 +225,7 @@ async def test_an_escalation_at_the_due_date_gives_the_same_time_again_once(stor
     assert await kinds(store) == ["task.opened", "task.escalated", "task.expired", "delivery.dead_lettered"]
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("task", "status", "outcome"),
     [

@@ -166,6 +166,7 @@ async def counts(store: Store) -> dict[str, int]:
         }
 
 
+@pytest.mark.both_databases
 async def test_everything_of_a_tenant_is_erased_and_nothing_of_another_after_a_crash_at_any_moment(
     store: Store,
 ) -> None:
@@ -234,6 +235,7 @@ async def test_deliveries_of_a_tenant_that_is_being_erased_have_no_input_for_a_w
         assert await load_input(connection, InputDefaults(), delivery.gid) is None
 
 
+@pytest.mark.both_databases
 async def test_a_tenant_is_erased_once(store: Store) -> None:
     tenant_gid = await peopled(store, "acme")
     assert not await begun(store, "ten_unknown")
@@ -275,6 +277,7 @@ async def test_the_workflows_to_end_are_those_of_deliveries_that_are_not_over(
     assert found == ([] if status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED) else [delivery.gid])
 
 
+@pytest.mark.both_databases
 async def test_every_statement_uses_an_index(store: Store) -> None:
     """As planned for tables of unknown size: what is small would be read whole."""
     tenant_gid = await peopled(store, "acme", deliveries=20)

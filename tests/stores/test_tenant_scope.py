@@ -202,6 +202,7 @@ async def test_a_tenant_sees_its_own_message_without_subscribers(
         assert await messages.get(session, rows[1].gid) is None
 
 
+@pytest.mark.both_databases
 async def test_channels_are_seen_by_all_but_those_of_the_system(ours: TenantScope) -> None:
     async with ours.reading() as session:
         page = await channels.page(session, after=None, limit=10)

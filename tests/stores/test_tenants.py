@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from everhook.storage.engine import Database
 from everhook.storage.tables import Endpoint
 from everhook.tenants import store as tenants
@@ -21,6 +23,7 @@ async def name_of(database: Database, gid: str) -> str | None:
         return tenant.name if tenant is not None else None
 
 
+@pytest.mark.both_databases
 async def test_one_of_two_concurrent_claims_of_a_name_gets_it(
     database: Database, other_database: Database, store: Store
 ) -> None:
@@ -33,6 +36,7 @@ async def test_one_of_two_concurrent_claims_of_a_name_gets_it(
     assert names == ({"initech", "globex"} if got[0] else {"acme", "initech"})
 
 
+@pytest.mark.both_databases
 async def test_a_tenant_cannot_be_renamed_to_the_name_of_another_or_to_a_gid(database: Database, store: Store) -> None:
     gid = await store.tenant("acme")
     await store.tenant("globex")

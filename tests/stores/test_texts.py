@@ -8,6 +8,8 @@ import pytest
 
 from testing.api import JSON, Api, assert_problem, running_api, settings_for
 
+pytestmark = pytest.mark.both_databases
+
 URL = "https://hooks.example.com/"
 BASIC = {"type": "basic", "username": "u", "password": "p"}
 CHAT = {"kind": "chat", "url": URL, "text": "t"}

@@ -18,6 +18,8 @@ from everhook.storage.tables import EndpointTurn, now
 from testing.waiting import assert_eventually
 from tests.stores.factories import Store
 
+pytestmark = pytest.mark.both_databases
+
 LEASE = timedelta(minutes=1)
 
 

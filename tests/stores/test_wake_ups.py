@@ -13,11 +13,8 @@ from everhook.pulling.wake_ups import WakeUps
 from everhook.storage.engine import Database
 from everhook.storage.notifications import COALESCE_S, MAX_PAYLOAD_BYTES, Notifications, payloads
 from testing.waiting import PATIENCE_S, assert_eventually
-from tests.stores.conftest import POSTGRES
 from tests.stores.factories import Store
 from tests.stores.test_pull_queue import publish, pulled
-
-pytestmark = pytest.mark.parametrize("database_url", [POSTGRES], indirect=True)
 
 
 @pytest_asyncio.fixture
