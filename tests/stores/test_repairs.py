@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 from alembic import command
 from sqlmodel import select
 
@@ -20,6 +21,7 @@ def nested(levels: int) -> Any:
     return value
 
 
+@pytest.mark.both_databases
 async def test_defaults_and_choices_of_forms_that_fit_in_no_response_are_removed(
     store: Store, database_url: str
 ) -> None:
