@@ -33,9 +33,18 @@ class EventActivities:
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
         """Evaluate the alert rules and publish pending events. If there are none, this costs a few queries."""
+        try:
+            await self._evaluate()
+        finally:  # a rule that cannot be evaluated holds back no event
+            count = await self._publish()
+        return EventsResult(count, self._every)
+
+    async def _evaluate(self) -> None:
         changed = await self._alerts.evaluate()
         if changed:
             log.warning("alerts raised or cleared", kinds=[kind.value for kind in changed])
+
+    async def _publish(self) -> int:
         count = 0
         for _ in range(BATCHES):
             published = await self._publisher.publish_some()
@@ -43,4 +52,4 @@ class EventActivities:
             count += published.events
             if not published.events:
                 break
-        return EventsResult(count, self._every)
+        return count

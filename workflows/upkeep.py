@@ -7,7 +7,7 @@ from functools import reduce
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
 from workflows.retry import RETRY_A_FEW
 
@@ -87,7 +87,7 @@ class ReconcileLoopWorkflow:
             await workflow.sleep(total.every, summary="next pass")
 
 
-def _raise_if_cancelled(error: ActivityError) -> None:
+def _raise_if_cancelled(error: FailureError) -> None:
     if is_cancelled_exception(error):
         raise error
 
@@ -125,7 +125,7 @@ class EventsLoopWorkflow:
             try:
                 result = await _publish_events()
                 total = EventsResult(total.published + result.published, result.every)
-            except ActivityError as error:
+            except FailureError as error:  # of a local activity it is the error itself, and no ActivityError
                 _raise_if_cancelled(error)
             if workflow.now() + total.every >= ends_at:
                 return total

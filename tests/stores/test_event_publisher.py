@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +10,17 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from activities.events import EventActivities
 from everhook.circuit import store as circuits
 from everhook.circuit.machine import Circuit, CircuitState, Hold
 from everhook.contracts import DeadLetterReason
 from everhook.delivery import store as deliveries
+from everhook.delivery.dispatcher import Dispatcher
+from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults
+from everhook.health.alerts_store import AlertEvaluator, Limits
+from everhook.health.endpoint_alerts import AlertLimits
+from everhook.health.endpoint_alerts_store import EndpointAlertEvaluator
 from everhook.notifications.events import EVENTS_CHANNEL, EventKind
 from everhook.notifications.publisher_store import ONCE_WITHIN, EventPublisher, Published
 from everhook.observability.metrics import REGISTRY
@@ -70,6 +77,29 @@ async def events_sent(store: Store) -> list[tuple[str, str]]:
             select(Delivery).where(col(Delivery.channel) == EVENTS_CHANNEL).order_by(col(Delivery.gid))
         )
         return [(row.event_type, row.endpoint_gid) for row in found.scalars()]
+
+
+async def test_events_are_published_though_alerts_cannot_be_evaluated(store: Store) -> None:
+    class Broken(AlertEvaluator):
+        async def evaluate(self) -> Sequence[EventKind]:
+            raise KeyError("quietSince")
+
+    end = await listener(store)
+    await record(store)
+    sent: list[NewDelivery] = []
+
+    class Sending(Dispatcher):
+        def __init__(self) -> None: ...
+
+        def dispatch(self, deliveries: Iterable[NewDelivery]) -> None:
+            sent.extend(deliveries)
+
+    of_endpoints = EndpointAlertEvaluator(store.database, AlertLimits())
+    alerts = Broken(store.database, Limits(), of_endpoints)
+    with pytest.raises(KeyError):
+        await EventActivities(publisher(store.database), alerts, Sending()).publish_events()
+    assert len(sent) == 1
+    assert [endpoint for _, endpoint in await events_sent(store)] == [end.gid]
 
 
 class Life:

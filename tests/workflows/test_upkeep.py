@@ -147,3 +147,11 @@ async def test_events_are_published_pass_by_pass(engine: Engine) -> None:
     await engine.passed(handle, "publish_events", 60, timedelta(seconds=5))
     assert (await handle.result()).published == 60 * 4
     assert (await until_at_rest(handle)).events[-1].event_id < 1_000
+
+
+async def test_a_pass_that_publishes_no_events_because_it_fails_is_followed_by_the_next_one(engine: Engine) -> None:
+    engine.fakes.fail("publish_events", times=2)
+    run = EventsLoopWorkflow.run
+    handle = await engine.client.start_workflow(run, id="events-loop", task_queue=TaskQueue.DELIVERIES)
+    await engine.passed(handle, "publish_events", 60, timedelta(seconds=5))
+    assert (await handle.result()).published == 58 * 4
