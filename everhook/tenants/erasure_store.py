@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.sql.dml import Update
+from sqlalchemy.sql.dml import Delete, Update
 from sqlmodel import col
 
 from everhook.contracts import TERMINAL_STATUSES, DeadLetterReason, DeliveryStatus
@@ -121,6 +121,29 @@ def messages_of(tenant_gid: str) -> Select[str]:
     return select(col(Message.gid)).where(col(Message.tenant_gid) == tenant_gid)
 
 
+def sent_to_one_endpoint(delivery_gids: Sequence[str]) -> Select[str]:
+    """The messages of these deliveries that went to their endpoint alone."""
+    its_messages = select(col(Delivery.message_gid)).where(col(Delivery.gid).in_(delivery_gids))
+    return select(col(Message.gid)).where(col(Message.gid).in_(its_messages), col(Message.endpoint_gid).is_not(None))
+
+
+def scheduled_for_endpoints_of(tenant_gid: str) -> Select[str]:
+    """The messages that wait for their time, to go to one endpoint of the tenant alone."""
+    its_message = select(col(Message.gid)).where(
+        col(Message.gid) == col(ScheduledMessage.message_gid), col(Message.endpoint_gid).in_(endpoints_of(tenant_gid))
+    )
+    return select(col(ScheduledMessage.message_gid)).where(its_message.exists())
+
+
+def _delete_messages(gids: Sequence[str]) -> tuple[Delete, ...]:
+    return (
+        delete(Gate).where(col(Gate.message_gid).in_(gids)),
+        delete(ScheduledMessage).where(col(ScheduledMessage.message_gid).in_(gids)),
+        delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
+        delete(Message).where(col(Message.gid).in_(gids)),
+    )
+
+
 def tasks_of(delivery_gids: Sequence[str]) -> Select[str]:
     return select(col(Task.gid)).where(col(Task.delivery_gid).in_(delivery_gids))
 
@@ -143,10 +166,13 @@ def _end_gates(delivery_gids: Sequence[str]) -> tuple[Update, ...]:
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
-    Messages that went to all tenants stay, and so do audit entries that name no tenant, such as that of the erasure.
+    Messages that went to all tenants stay, and so do audit entries that name no tenant, such as that of the erasure. A
+    message that went to one endpoint of the tenant alone is the tenant's, though its publisher named none.
     """
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
+        alone = await bulk.find(sent_to_one_endpoint(gids))
         await bulk.change(
+            *_delete_messages(alone),
             delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
             delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
             delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
@@ -156,6 +182,8 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
+    async for gids in bulk.pages(scheduled_for_endpoints_of(tenant_gid)):
+        await bulk.change(*_delete_messages(gids))
     await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(ScheduledMessage, col(ScheduledMessage.message_gid).in_(messages_of(tenant_gid)))
     await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)

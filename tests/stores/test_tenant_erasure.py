@@ -33,6 +33,7 @@ from everhook.storage.tables import (
     GroupedDelivery,
     IdempotentResponse,
     Message,
+    MessageKey,
     OperationalEvent,
     PastPolicy,
     PendingHistory,
@@ -87,13 +88,15 @@ ALL: tuple[type[SQLModel], ...] = (
     TaskDecision,
     Gate,
     ScheduledMessage,
+    MessageKey,
     DeliveryGroup,
     GroupedDelivery,
 )
 
 
 async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
-    """A tenant with something in every table, and deliveries of messages to it alone and to all; returns its gid."""
+    """A tenant with something in every table, and deliveries of messages to it alone, to its endpoint alone (which name
+    no tenant) and to all; returns its gid."""
     tenant_gid = await store.tenant(name)
     endpoint = await store.subscribed(tenant_gid)
     rows: list[SQLModel] = [
@@ -147,6 +150,12 @@ async def peopled(store: Store, name: str, deliveries: int = 3) -> str:
                 window_until=now(),
             )
         ]
+    delivered, scheduled = (past.message(number, endpoint_gid=endpoint.gid) for number in (100, 101))
+    rows += [delivered, past.delivery(delivered, endpoint, ended=1)]
+    rows += [scheduled, ScheduledMessage(message_gid=scheduled.gid, deliver_at=now(), document={})]
+    for message in (delivered, scheduled):
+        of_key = {"idempotency_scope": "", "channel": "orders", "idempotency_key": message.gid}
+        rows += [MessageKey(message_gid=message.gid, **of_key)]
     await keep(store.database, *rows)
     return tenant_gid
 
