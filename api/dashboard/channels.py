@@ -11,6 +11,7 @@ from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, circuit_form, policy_form
 from api.dashboard.charts import Chart
 from api.dashboard.forms import Form, FormError
+from api.dashboard.numbers import number
 from api.dashboard.pages import (
     AdminFormDep,
     OperatorDep,
@@ -177,7 +178,7 @@ def _validation(form: Form) -> Any:
 
 
 def _retention(form: Form) -> float | None:
-    return policy_form.number(form.get("retention"), "retention") if "retention" in form else None
+    return number(form.get("retention"), "retention") if "retention" in form else None
 
 
 def _policy(form: Form) -> Policy | None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from api.dashboard import text
 from api.dashboard.forms import Form
-from api.dashboard.policy_form import number, seconds
+from api.dashboard.numbers import number
+from api.dashboard.policy_form import seconds
 from api.schemas import CircuitSettings
 
 HOUR_S = 3_600

@@ -18,6 +18,7 @@ from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
 from api.dashboard.filters import channel_names
 from api.dashboard.forms import AUTH_FIELDS, Form, FormError
+from api.dashboard.numbers import number, whole
 from api.dashboard.pages import (
     FormDep,
     Pager,
@@ -352,7 +353,7 @@ async def rotate_secret(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
     """The new secret is shown in the response, and never again: so this one does not redirect."""
-    rotation = SecretRotation(grace_period_seconds=int(_number(form.get("grace"), "grace") or 0))
+    rotation = SecretRotation(grace_period_seconds=whole(form.get("grace", "0"), "grace"))
     grace = timedelta(seconds=rotation.grace_period_seconds)
     async with store.writing() as session:
         rotated = await services.endpoints.rotate_secret(session, viewer.caller.actor, gid, secret=None, grace=grace)
@@ -522,7 +523,7 @@ def _options_of_inbox(form: Form, before: Mapping[str, Any]) -> dict[str, Any]:
     if "inboxName" not in form:
         raise invalid("inboxName", "is required")
     hours = _number(form.get("dueHours"), "dueHours")
-    if hours is not None and not 0 < hours < math.inf:
+    if hours is not None and not 0 < hours * HOUR_S < math.inf:
         raise invalid("dueHours", "has to be a number above 0")
     shown = {
         "assignees": [line.strip() for line in form.get("assignees").splitlines() if line.strip()],
@@ -548,12 +549,12 @@ def _settings(
             "options": {"handler": _object(form.get("handler"), "options.handler")},
         }
     if mode != DeliveryMode.HTTP:
-        options = {name: _number(form.get(name), name) for name in ("leaseSeconds", "maxInFlight")}
+        options = {name: whole(form.get(name), name) for name in ("leaseSeconds", "maxInFlight") if name in form}
         return {
             **common,
             "policy": Policy(**spec) if spec is not None else None,
             "circuit": circuit_form.circuit(form),
-            "options": {name: int(number) for name, number in options.items() if number is not None},
+            "options": options,
         }
     return {
         **common,
@@ -616,17 +617,14 @@ def _json(value: Any) -> str:
 
 
 def _number(written: str, field: str) -> float | None:
-    try:
-        return float(written) if written else None
-    except ValueError as error:
-        raise invalid(field, "is not a number") from error
+    return number(written, field) if written else None
 
 
 def _requests_in_flight(form: Form) -> int | None:
-    number = _number(form.get("requestsInFlight"), "requestsInFlight")
-    if number is not None and number not in range(1, MAX_REQUESTS_IN_FLIGHT + 1):
+    requests = _number(form.get("requestsInFlight"), "requestsInFlight")
+    if requests is not None and requests not in range(1, MAX_REQUESTS_IN_FLIGHT + 1):
         raise invalid("requestsInFlight", f"is a whole number from 1 to {MAX_REQUESTS_IN_FLIGHT:,}")
-    return int(number) if number is not None else None
+    return int(requests) if requests is not None else None
 
 
 def _headers(written: str) -> dict[str, str | None]:

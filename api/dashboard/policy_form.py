@@ -6,6 +6,7 @@ from typing import Any
 
 from api.dashboard import text
 from api.dashboard.forms import Form
+from api.dashboard.numbers import number, whole
 from api.problems import invalid
 from everhook.delivery.policy import STATUS_CLASSES
 
@@ -18,7 +19,7 @@ SCHEDULES = (
     ("exponential", "Exponential"),
 )
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 
 def fields(policy: Mapping[str, Any] | None) -> dict[str, str]:
@@ -55,10 +56,14 @@ def policy(form: Form) -> dict[str, Any] | None:
                 "initialSeconds": seconds(form.get("initial"), "initial"),
                 "factor": number(form.get("factor", "2"), "factor"),
                 "capSeconds": seconds(form.get("cap"), "cap"),
-                "attempts": int(number(form.get("attempts"), "attempts")),
+                "attempts": whole(form.get("attempts"), "attempts"),
             }
         case "documented" | "patient" | "brisk" as preset:
             spec["preset"] = preset
+        case "":
+            pass
+        case _:
+            raise invalid("schedule", "is none of those")
     if "jitter" in form:
         spec["jitter"] = number(form.get("jitter"), "jitter")
     if "timeout" in form:
@@ -71,7 +76,7 @@ def policy(form: Form) -> dict[str, Any] | None:
 
 
 def _status(written: str) -> int | str:
-    return written.lower() if written.lower() in STATUS_CLASSES else int(number(written, "statuses"))
+    return written.lower() if written.lower() in STATUS_CLASSES else whole(written, "statuses")
 
 
 def _list(written: str) -> list[str]:
@@ -81,14 +86,9 @@ def _list(written: str) -> list[str]:
 def seconds(written: str, field: str) -> float:
     """A duration, written as `30`, `30 s`, `5 min`, `1 h 30 min`."""
     parts = _SPAN.findall(written.lower())
-    if not parts or _SPAN.sub("", written.lower()).strip() or any(unit not in _UNITS for _, unit in parts):
+    units = [unit for _, unit in parts]
+    if not parts or _SPAN.sub("", written.lower()).strip() or any(unit not in _UNITS for unit in units):
         raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def number(written: str, field: str) -> float:
-    """Raises a Problem that names the field."""
-    try:
-        return float(written)
-    except ValueError as error:
-        raise invalid(field, "is not a number") from error
+    if len(units) > 1 and "" in units:
+        raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
+    return sum(number(count, field) * _UNITS[unit] for count, unit in parts)

@@ -3,7 +3,6 @@
 It serves the pages of the dashboard and the portal, and the page that a link opens.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from api.dashboard.endpoint_names import endpoint_title
 from api.dashboard.forms import Form
+from api.dashboard.numbers import finite
 from api.problem_types import type_of
 from api.tasks.schemas import MAX_COMMENT
 from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, why_not
@@ -246,6 +246,8 @@ def _value(schema: Mapping[str, Any], text: str) -> Any:
         return found[0]
     match schema["type"]:
         case "boolean":
+            if text not in ("true", "false"):
+                raise ValueError("is none of those")
             return text == "true"
         case "integer":
             if not _WHOLE.fullmatch(text):
@@ -259,13 +261,7 @@ def _value(schema: Mapping[str, Any], text: str) -> Any:
 def _number(text: str) -> int | float:
     if _WHOLE.fullmatch(text):
         return int(text)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError("is not a number")
-    return number
+    return finite(text)
 
 
 async def decide(

@@ -16,7 +16,7 @@ from everhook.delivery.snapshot_store import DestinationCache
 from everhook.ids import Kind, new_gid
 from everhook.storage.keyring import KeyRing
 from everhook.storage.tables import Batch, BatchKind, BatchState, now
-from testing.api import MASTER_KEY, Api, assert_problem, created, ok, running_api
+from testing.api import MASTER_KEY, RECEIVER_URL, Api, assert_problem, created, ok, running_api
 from tests.dashboard.conftest import Pages, browsing
 from tests.dashboard.scenery import gid_at
 
@@ -192,6 +192,45 @@ async def test_errors_of_a_form_are_shown_at_their_field(pages: Pages, fields: d
     described = re.search(rf'id="f-{marked}"[^>]* aria-describedby="h-{marked}" aria-invalid="true"', response.text)
     assert described, re.findall(r'class="(?:mistake|warning)"[^<]*<', response.text)
     assert re.search(rf'id="h-{marked}" class="mistake">\S', response.text)
+
+
+NO_NUMBERS = ("nan", "inf", "-inf", "1e999", "1_0", "٣", "\uff11\uff12", "many", "0x10", "1 2", "9" * 400)
+EXPONENTIAL = {"schedule": "exponential", "initial": "2 s", "cap": "1 h"}
+
+
+async def test_what_is_no_number_is_refused_at_its_field_of_every_form(pages: Pages) -> None:
+    await pages.sign_in()
+    await pages.api.channel()
+    http = (await pages.api.endpoint())["endpointGid"]
+    poll, inbox = [
+        created(await pages.api.post("/v1/endpoints", {"mode": mode, **more}))["endpointGid"]
+        for mode, more in (("poll", {}), ("inbox", {"options": {"name": "Managers"}}))
+    ]
+    whole = [
+        ("/channels/new", {"name": "new"}, "statuses"),
+        ("/channels/new", {"name": "new", **EXPONENTIAL}, "attempts"),
+        (f"/endpoints/{http}/edit", {"url": RECEIVER_URL}, "requestsInFlight"),
+        (f"/endpoints/{http}/rotate-secret", {}, "grace"),
+        (f"/endpoints/{poll}/edit", {}, "leaseSeconds"),
+        (f"/endpoints/{poll}/edit", {}, "maxInFlight"),
+    ]
+    fractional = [
+        ("/channels/new", {"name": "new"}, "jitter"),
+        ("/channels/new", {"name": "new"}, "retention"),
+        ("/channels/new", {"name": "new"}, "failureThreshold"),
+        ("/channels/new", {"name": "new"}, "timeout"),
+        (f"/endpoints/{http}/edit", {"url": RECEIVER_URL}, "rateLimit"),
+        (f"/endpoints/{http}/edit", {"url": RECEIVER_URL}, "alertLatency"),
+        (f"/endpoints/{inbox}/edit", {"inboxName": "Managers"}, "dueHours"),
+    ]
+    wrong = []
+    for fields, refused in ((whole, (*NO_NUMBERS, "6.5")), (fractional, NO_NUMBERS)):
+        for path, others, field in fields:
+            for written in refused:
+                response = await pages.send(path, **others, **{field: written})
+                if response.status_code != 422 or not re.search(rf"mistake|{field}: ", response.text):
+                    wrong.append((path, field, written, response.status_code))
+    assert wrong == []
 
 
 # Lists and their filters

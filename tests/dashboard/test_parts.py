@@ -226,6 +226,7 @@ def test_an_empty_form_is_no_policy() -> None:
         ({"schedule": "exponential", "initial": "2 s", "cap": "1 h", "attempts": "many"}, "attempts"),
         ({"timeout": "-1"}, "timeout"),
         ({"statuses": "3xx"}, "statuses"),
+        ({"schedule": "sometimes"}, "schedule"),
     ],
 )
 def test_an_invalid_policy_names_its_field(fields: dict[str, str], wrong: str) -> None:
