@@ -1,5 +1,6 @@
 """One trace spans a publish, its workflow, its attempts, and the `traceparent` that the receiver gets."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -105,18 +106,26 @@ async def test_without_a_trace_of_the_caller_a_trace_begins_at_the_publish(stack
 
 async def test_an_attempt_after_the_workflow_was_lost_has_the_same_trace(stack: Stack, collector: Collector) -> None:
     """A workflow that the reconciler starts has no trace of the publish; it reads the trace from the message."""
-    await stack.receiver.respond(200, path="/orders")
+    await stack.receiver.respond(500, 200, path="/orders")
     await stack.temporal.stop()
     body = {"type": "order.created", "payload": 2}
     response = await stack.client.post("/v1/channels/orders/messages", json=body, headers={"traceparent": str(CALLER)})
-    gid = response.json()["deliveries"][0]["deliveryGid"]
+    path = f"/v1/deliveries/{response.json()['deliveries'][0]['deliveryGid']}"
+
+    async def has(status: str, attempts: int) -> dict[str, Any]:
+        delivery: dict[str, Any] = (await stack.client.get(path)).json()
+        assert (delivery["status"], len(delivery["attempts"])) == (status, attempts)
+        return delivery
+
+    await assert_eventually(lambda: has("retrying", 1))
     await stack.api.kill9()
-    await stack.temporal.start()
-    await stack.start_api()
+    await asyncio.gather(stack.temporal.start(), stack.start_api(ready=False))
+    await stack.api.wait_ready(url=f"{stack.url}/livez")
+    contexts = received_contexts(await assert_eventually(lambda: has("delivered", 2), 60))
+    assert [one.trace_id for one in contexts] == [CALLER.trace_id] * 2
 
-    async def delivered() -> None:
-        delivery = (await stack.client.get(f"/v1/deliveries/{gid}")).json()
-        assert delivery["status"] == "delivered"
-        assert [one.trace_id for one in received_contexts(delivery)] == [CALLER.trace_id]
+    def the_worker_made_the_second() -> None:
+        spans = {span.span_id: span for span in collector.of(CALLER.trace_id)}
+        assert spans[contexts[1].span_id].service == "everhook-worker"
 
-    await assert_eventually(delivered, 60, interval=0.2)
+    await assert_eventually(the_worker_made_the_second)

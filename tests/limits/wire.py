@@ -87,6 +87,12 @@ class App:
     body_bytes: int = 0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def reset(self) -> None:
+        """Forget what it received. `/slow` waits again."""
+        self.requests.clear()
+        self.body_bytes = 0
+        self.go_on.clear()
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
@@ -120,6 +126,12 @@ class Server:
         self.clients.append(await Client.connected(self.port, address))
         return self.clients[-1]
 
+    async def close_clients(self) -> None:
+        self.app.go_on.set()
+        for client in self.clients:
+            await client.closed()
+        self.clients.clear()
+
     async def ask(self, request: bytes = GET, address: str = "127.0.0.1") -> httpx.Response:
         client = await self.connect(address)
         await client.send(request)
@@ -138,6 +150,4 @@ async def serving_app(limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Server]:
             try:
                 yield server
             finally:
-                app.go_on.set()
-                for client in server.clients:
-                    await client.closed()
+                await server.close_clients()
