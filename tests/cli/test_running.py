@@ -1,6 +1,5 @@
 """Commands that run for a while, as real processes: what they print, how they end, and what they leave over."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -9,23 +8,24 @@ import socket
 import sqlite3
 import sys
 import time
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import cli.doctor.temporal
+import everhook.storage.engine
 from everhook.ids import Kind, new_gid
 from everhook.signing.schemes import new_secret, secret_key, signature_headers
 from everhook.storage.keyring import new_master_key
 from everhook.temporal.client import connect
 from everhook.temporal.provisioning import setup
 from testing.api import API_KEY, created, ok
-from testing.processes import Process, clean_environment, free_port, refusing_port
+from testing.processes import Process, free_port, refusing_port
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Live
+from tests.cli.conftest import Everhook, Live
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,22 +35,23 @@ TIMEOUT_S = 60
 class Running:
     """One `everhook …` with its two outputs apart."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process, errors: Path) -> None:
         self.process = process
-        self.out: list[str] = []
-        self.err: list[str] = []
-        assert process.stdout is not None and process.stderr is not None
-        self._readers = [
-            asyncio.create_task(_read(process.stdout, self.out)),
-            asyncio.create_task(_read(process.stderr, self.err)),
-        ]
+        self._errors = errors
+
+    @property
+    def out(self) -> list[str]:
+        return self.process.output().splitlines()
+
+    @property
+    def err(self) -> list[str]:
+        return self._errors.read_text().splitlines() if self._errors.exists() else []
 
     async def says(self, text: str, *, aside: bool = False) -> None:
         """Wait until it has printed this."""
-        lines = self.err if aside else self.out
 
         def said() -> None:
-            assert any(text in line for line in lines), (text, self.out, self.err)
+            assert any(text in line for line in (self.err if aside else self.out)), (text, self.out, self.err)
 
         await assert_eventually(said, timeout=30)
 
@@ -58,35 +59,35 @@ class Running:
         """Its exit status. `by`: end it with that signal."""
         if by is not None:
             self.process.send_signal(by)
-        async with asyncio.timeout(TIMEOUT_S):
-            await self.process.wait()
-            await asyncio.gather(*self._readers)
-        assert self.process.returncode is not None
-        return self.process.returncode
+        return await self.process.wait(TIMEOUT_S)
 
     @property
     def documents(self) -> list[Any]:
         return [json.loads(line) for line in self.out]
 
 
-async def _read(stream: asyncio.StreamReader, lines: list[str]) -> None:
-    async for line in stream:
-        lines.append(line.decode().rstrip("\n"))
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
 
 
-@contextlib.asynccontextmanager
-async def running(url: str, *arguments: str) -> AsyncIterator[Running]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE,
-        env=clean_environment({"EVERHOOK_URL": url, "EVERHOOK_API_KEY": API_KEY}),
-    )  # fmt: skip
-    command = Running(process)
-    try:
-        yield command
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await command.ended()
+@pytest.fixture
+def running(tmp_path: Path) -> Start:
+    """Runs `everhook …` with the API at an address, until the block ends."""
+
+    @contextlib.asynccontextmanager
+    async def started(url: str, *arguments: str) -> AsyncIterator[Running]:
+        process = Process(
+            [sys.executable, "-m", "tests.cli.apart", tmp_path / "errors", *arguments],
+            log=tmp_path / "output.log",
+            env={"EVERHOOK_URL": url, "EVERHOOK_API_KEY": API_KEY},
+            forked=True,
+        )
+        process.start()
+        try:
+            yield Running(process, tmp_path / "errors")
+        finally:
+            await process.kill9()
+
+    return started
 
 
 def signed(secret: str, body: bytes, at: int | None = None) -> dict[str, str]:
@@ -97,7 +98,7 @@ def signed(secret: str, body: bytes, at: int | None = None) -> dict[str, str]:
 # receive
 
 
-async def test_a_receiver_verifies_requests_and_responds_as_configured() -> None:
+async def test_a_receiver_verifies_requests_and_responds_as_configured(running: Start) -> None:
     secret, port = new_secret(), free_port()
     url, options = f"http://127.0.0.1:{port}/hook", ["--port", str(port), "--secret", secret, "--count", "4"]
     async with running("http://127.0.0.1:1", "receive", *options, "--status", "500,200", "--json") as receiver:
@@ -116,7 +117,7 @@ async def test_a_receiver_verifies_requests_and_responds_as_configured() -> None
     assert all(line.isascii() for line in receiver.out)
 
 
-async def test_a_receiver_prints_requests_without_terminal_control_sequences() -> None:
+async def test_a_receiver_prints_requests_without_terminal_control_sequences(running: Start) -> None:
     port = free_port()
     async with running("http://127.0.0.1:1", "receive", "--port", str(port), "--count", "2") as receiver:
         await receiver.says("not verifying signatures", aside=True)
@@ -131,7 +132,9 @@ async def test_a_receiver_prints_requests_without_terminal_control_sequences() -
     assert "\x1b" not in printed
 
 
-async def test_a_receiver_with_a_channel_creates_an_endpoint_checks_it_and_deletes_it(live: Live) -> None:
+async def test_a_receiver_with_a_channel_creates_an_endpoint_checks_it_and_deletes_it(
+    live: Live, running: Start
+) -> None:
     await live.api.channel("received")
     port = str(free_port())
     async with running(live.url, "receive", "--port", port, "--channel", "received", "--status", "500,200") as receiver:
@@ -144,7 +147,7 @@ async def test_a_receiver_with_a_channel_creates_an_endpoint_checks_it_and_delet
     assert await _endpoints(live, "received") == []
 
 
-async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live) -> None:
+async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live, running: Start) -> None:
     await live.api.channel("terminated")
     options = ["--port", str(free_port()), "--channel", "terminated"]
     async with running(live.url, "receive", *options) as receiver:
@@ -163,7 +166,7 @@ async def test_a_receiver_that_is_terminated_deletes_its_endpoint_too(live: Live
         (["--event", "a.*"], "--event needs --channel"),
     ],
 )
-async def test_a_receiver_with_invalid_options_does_not_start(options: list[str], message: str) -> None:
+async def test_a_receiver_with_invalid_options_does_not_start(options: list[str], message: str, running: Start) -> None:
     async with running("http://127.0.0.1:1", "receive", *options) as receiver:
         assert await receiver.ended() == 2
     (line,) = receiver.err
@@ -178,7 +181,7 @@ async def _endpoints(live: Live, channel: str) -> list[str]:
 # simulate
 
 
-async def test_a_simulation_delivers_everything_measures_it_and_cleans_up(live: Live) -> None:
+async def test_a_simulation_delivers_everything_measures_it_and_cleans_up(live: Live, running: Start) -> None:
     before = await _counts(live)
     async with running(live.url, "simulate", "--rate", "20", "--count", "30", "--json") as simulation:
         assert await simulation.ended() == 0
@@ -191,7 +194,7 @@ async def test_a_simulation_delivers_everything_measures_it_and_cleans_up(live: 
     assert await _counts(live) == before
 
 
-async def test_a_simulation_with_failures_ends_with_status_1_and_cleans_up(live: Live) -> None:
+async def test_a_simulation_with_failures_ends_with_status_1_and_cleans_up(live: Live, running: Start) -> None:
     before = await _counts(live)
     options = ["--rate", "20", "--count", "4", "--status", "400", "--drain", "5"]
     async with running(live.url, "simulate", *options) as simulation:
@@ -200,7 +203,7 @@ async def test_a_simulation_with_failures_ends_with_status_1_and_cleans_up(live:
     assert await _counts(live) == before
 
 
-async def test_a_simulation_that_is_interrupted_says_what_it_saw(live: Live) -> None:
+async def test_a_simulation_that_is_interrupted_says_what_it_saw(live: Live, running: Start) -> None:
     before = await _counts(live)
     async with running(live.url, "simulate", "--rate", "5", "--duration", "600") as simulation:
         await simulation.says("published")
@@ -210,7 +213,7 @@ async def test_a_simulation_that_is_interrupted_says_what_it_saw(live: Live) -> 
     assert await _counts(live) == before
 
 
-async def test_a_simulation_may_publish_to_an_existing_channel(live: Live) -> None:
+async def test_a_simulation_may_publish_to_an_existing_channel(live: Live, running: Start) -> None:
     await live.api.channel("lively")
     await live.api.endpoint(live.receiver.url_for("/lively"), channel="lively")
     async with running(live.url, "simulate", "--rate", "20", "--count", "5", "--channel", "lively", "--json") as run:
@@ -220,7 +223,7 @@ async def test_a_simulation_may_publish_to_an_existing_channel(live: Live) -> No
     assert len(live.receiver.at("/lively")) == 5
 
 
-async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live) -> None:
+async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live, running: Start) -> None:
     described = {"name": "described.type", "schema": {"required": ["own"]}, "example": {"own": 1}}
     created(await live.api.post("/v1/event-types", described))
     await live.api.channel("strict", validation="reject")
@@ -235,7 +238,7 @@ async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live) 
     assert [b'"own": 1' in arrival.body for arrival in live.receiver.at("/strict")] == [True, True]
 
 
-async def test_a_simulation_on_an_unknown_channel_says_so(live: Live) -> None:
+async def test_a_simulation_on_an_unknown_channel_says_so(live: Live, running: Start) -> None:
     async with running(live.url, "simulate", "--count", "1", "--channel", "nowhere") as simulation:
         assert await simulation.ended() == 1
     assert any("There is no channel nowhere. (404)" in line for line in simulation.out)
@@ -254,7 +257,7 @@ async def _counts(live: Live) -> dict[str, int]:
 # watch
 
 
-async def test_a_watch_prints_a_line_for_each_change_until_ctrl_c(live: Live) -> None:
+async def test_a_watch_prints_a_line_for_each_change_until_ctrl_c(live: Live, running: Start) -> None:
     await live.api.channel("watched")
     await live.api.endpoint(live.receiver.url_for("/watched"), channel="watched")
     live.receiver.respond(400, path="/watched")
@@ -321,14 +324,22 @@ async def test_the_doctor_finds_what_is_missing_and_how_to_fix_it(live: Live, tm
     assert os.listdir(tmp_path) == [], "the doctor creates nothing"
 
 
-async def test_the_doctor_finds_servers_that_do_not_respond(live: Live, tmp_path: Path) -> None:
+async def test_the_doctor_finds_servers_that_do_not_respond(
+    live: Live, plain: Everhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Servers like a stopped process or a hanging disk: connections are accepted, and nothing else happens."""
+    monkeypatch.setattr(cli.doctor.temporal, "REACH_S", 0.5)
+    monkeypatch.setattr(everhook.storage.engine, "CONNECT_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         database = f"postgresql://everhook@{address}/everhook"
-        env = doctor_env(live) | {"TEMPORAL_ADDRESS": address, "EVERHOOK_DATABASE_URL": database}
-        status, findings = await diagnose(tmp_path, env)
-    assert status == 1
+        for name, value in (
+            doctor_env(live) | {"TEMPORAL_ADDRESS": address, "EVERHOOK_DATABASE_URL": database}
+        ).items():
+            monkeypatch.setenv(name, value)
+        result = await plain("doctor", "--json")
+    assert result.status == 1
+    findings = {finding["name"]: finding for finding in result.json["findings"]}
     for name, setting in (("database", "EVERHOOK_DATABASE_URL"), ("Temporal", "TEMPORAL_ADDRESS")):
         detail = findings[name]["detail"]
         assert address in detail and detail.endswith(("does not respond", "does not answer"))
