@@ -1,8 +1,12 @@
 """The parent of several processes, with child processes that misbehave."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from testing.processes import Process
 from testing.waiting import assert_eventually
@@ -19,6 +23,17 @@ sys.exit(event_loop.run(supervisor.Supervisor(address, command, Settings(dev=Tru
 """
 READY = "import os, signal, socket, sys, time; channel = socket.socket(fileno=os.dup(0)); channel.send(b'r'); "
 STARTED = "print('I am up', flush=True); "
+SERVING = """
+import sys
+from cli.supervisor import end_with_parent, inherited_sockets
+from everhook.serving import limits, server
+
+async def app(scope, receive, send): ...
+
+ready, sockets = end_with_parent(), inherited_sockets(sys.argv[1])
+server.run(app, sockets, limits.DEFAULT_LIMITS, lambda: None, ready)
+"""
+"""As `everhook serve` in a process, with an application that does nothing."""
 
 
 def parent_of(child: str, directory: Path) -> Process:
@@ -54,6 +69,25 @@ async def test_a_second_signal_kills_processes_that_do_not_drain(tmp_path: Path)
     parent.send_signal(signal.SIGTERM)
 
     assert await parent.wait() == 1
+
+
+async def test_processes_whose_parent_is_killed_end_too(tmp_path: Path) -> None:
+    parent = parent_of(SERVING, tmp_path)
+    await assert_eventually(lambda: _assert_output(parent, "serving the API", 2))
+    children = psutil.Process(parent.pid).children()
+    assert len(children) == 2
+    try:
+        parent.send_signal(signal.SIGKILL)
+
+        await assert_eventually(lambda: _assert_ended(children), 30)
+    finally:
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def _assert_ended(children: Sequence[psutil.Process]) -> None:
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
 def _assert_output(process: Process, line: str, times: int) -> None:
