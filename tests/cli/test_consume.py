@@ -1,6 +1,7 @@
 """`everhook consume`, against a real API on a real port."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ async def test_a_command_gets_each_message_and_its_status_decides(
 
 async def test_a_command_under_way_is_finished_before_it_ends(live: Live, tmp_path: Path) -> None:
     gid = await queued(live, 2)
-    command = f"touch {tmp_path}/begun; sleep 5.5; touch {tmp_path}/done"
+    begun, go_on, done = (tmp_path / name for name in ("begun", "go-on", "done"))
+    command = f"touch {begun}; until test -e {go_on}; do sleep 0.05; done; touch {done}"
     process = Process(
         [sys.executable, "-m", "cli", "consume", "--endpoint", gid, "--exec", command, "--lease-seconds", "5"],
         log=tmp_path / "consume.log",
@@ -71,18 +73,32 @@ async def test_a_command_under_way_is_finished_before_it_ends(live: Live, tmp_pa
         forked=True,
     )
     async with process:
-        await assert_eventually(lambda: _assert_exists(tmp_path / "begun"))
-        await process.terminate()
-    _assert_exists(tmp_path / "done")
-    assert process.returncode == 0
+        await assert_eventually(lambda: _assert_exists(begun))
+        before = await lease_ends(live, gid)
+        process.send_signal(signal.SIGTERM)
+
+        async def is_extended() -> None:
+            assert max(await lease_ends(live, gid)) > max(before)
+
+        await assert_eventually(is_extended)
+        go_on.touch()
+        assert await process.wait() == 0
+    _assert_exists(done)
     assert "stopping after the current command" in process.output()
     left = await queue(live, gid)
-    assert (left["available"], left["leased"]) == (1, 0)  # one was acknowledged: its lease of 5 s was extended
+    assert (left["available"], left["leased"]) == (1, 0)  # one was acknowledged
     attempts = await live.api.rows(
         "SELECT verdict FROM attempt JOIN delivery ON delivery.gid = delivery_gid WHERE delivery.endpoint_gid = :gid",
         gid=gid,
     )
     assert [each.verdict for each in attempts] == ["delivered"]
+
+
+async def lease_ends(live: Live, gid: str) -> list[str]:
+    rows = await live.api.rows(
+        "SELECT lease_until FROM pull_queue WHERE endpoint_gid = :gid AND lease_until IS NOT NULL", gid=gid
+    )
+    return [row.lease_until for row in rows]
 
 
 def _assert_exists(file: Path) -> None:

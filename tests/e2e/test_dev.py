@@ -143,13 +143,15 @@ async def look_from_the_directory(dev: Dev, directory: Path) -> None:
     (directory / ".everhook").symlink_to(dev.data_dir)
     assert (dev.data_dir / "environment").stat().st_mode & 0o777 == 0o600
     doctor, audit = [
-        Process([sys.executable, "-m", "cli", *words], log=directory / "commands.log", cwd=directory, forked=True)
+        Process([sys.executable, "-m", "cli", *words], log=directory / f"{words[0]}.log", cwd=directory, forked=True)
         for words in (["doctor"], ["receipts", "audit"])
     ]
-    assert "as the `everhook dev` of this directory configures it" in await doctor.run()
-    assert "each with its receipt" in await audit.run()
     elsewhere = f". .everhook/environment && cd / && {sys.executable} -m cli channels list --json"
-    assert '"orders"' in await Process(["sh", "-c", elsewhere], log=directory / "sh.log", cwd=directory).run()
+    shell = Process(["sh", "-c", elsewhere], log=directory / "sh.log", cwd=directory)
+    diagnosis, audited, channels = await asyncio.gather(doctor.run(), audit.run(), shell.run())
+    assert "as the `everhook dev` of this directory configures it" in diagnosis
+    assert "each with its receipt" in audited
+    assert '"orders"' in channels
 
 
 async def approve(client: httpx.AsyncClient) -> None:
@@ -166,7 +168,33 @@ async def is_delivered(client: httpx.AsyncClient, message_gid: str) -> None:
     await assert_eventually(to_all)
 
 
-async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Path) -> None:
+async def fail_once(dev: Dev, receiver: Receiver) -> str:
+    """Publish a message whose first attempt fails, and whose second is due five seconds later; its endpoint."""
+    receiver.respond(503, 200)
+    async with dev.client() as client:
+        publisher = Publisher(client)
+        await publisher.create_channel("later", {"delaysSeconds": [5]})
+        hook = receiver.url_for("/hook")
+        endpoint = await publisher.create_endpoint(hook, "later", description="waits\x1b[2Jhere")
+        await publisher.publish("later", b"1", type="order.created")
+    await dev.prints(r"order\.created +waits\N{REPLACEMENT CHARACTER}\[2Jhere +↻ failed +503 .* next in 5 s")
+    return endpoint.gid
+
+
+async def test_the_demo_shows_each_outcome_and_the_next_start_continues_and_creates_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    async with Receiver() as receiver:
+        made = await the_first_start(tmp_path, receiver)
+        master_key = tmp_path / "data" / "master-key"
+        assert master_key.stat().st_mode & 0o777 == 0o600
+        kept = master_key.read_text()
+        await the_next_start(tmp_path, receiver, made)
+        assert master_key.read_text() == kept
+
+
+async def the_first_start(tmp_path: Path, receiver: Receiver) -> set[str]:
+    """Until Ctrl-C. Returns its endpoints; a delivery to one of them waits for its second attempt."""
     async with running(Dev(tmp_path, forked=False)) as dev:
         await dev.prints(r"order\.created +demo: always well +✓ delivered +200")
         assert (dev.data_dir / "api-url").read_text() == f"{dev.url}\n", "commands in this directory find the API"
@@ -191,33 +219,40 @@ async def test_the_demo_shows_each_outcome_and_is_not_created_twice(tmp_path: Pa
         await sign_in_by_the_printed_link(dev)
         await run_the_printed_command(dev, tmp_path)
         await look_from_the_directory(dev, tmp_path)
+        made.add(await fail_once(dev, receiver))
         await dev.interrupt()
         assert not [name for name in ("api-url", "environment") if (dev.data_dir / name).exists()]
-        master_key = dev.data_dir / "master-key"
-        kept = master_key.read_text()
-        assert master_key.stat().st_mode & 0o777 == 0o600
+        return made
 
+
+async def the_next_start(tmp_path: Path, receiver: Receiver, made: set[str]) -> None:
     async with running(Dev(tmp_path)) as dev:
-        assert master_key.read_text() == kept
         await dev.prints(r"order\.paid +demo: fails at first +✓ delivered +200 .* attempt 2")
         async with dev.client() as client:  # the key is the one of the first start
             assert {endpoint["endpointGid"] for endpoint in await endpoints_of(client)} == made
+        first, second = await receiver.wait_for(2)
+        assert first.id == second.id
+        assert (second.at - first.at).total_seconds() >= 5
+        await dev.prints(r"order\.created +waits.*✓ delivered +200 .* attempt 2")
 
 
 async def test_temporal_killed_while_publishing_comes_back_and_everything_is_delivered(tmp_path: Path) -> None:
+    """Before that, its data directory is refused to others, and is free again after it was killed."""
     ledger = tmp_path / "arrivals.jsonl"
-    async with running(Dev(tmp_path, "--no-demo")) as dev, Receiver(ledger=ledger) as receiver, dev.client() as client:
-        publisher = Publisher(client)
-        await publisher.create_channel("orders")
-        await publisher.create_endpoint(receiver.url_for("/hook"), "orders")
-        publishing = asyncio.create_task(publisher.publish_many("orders", 60, rate=30))
-        await receiver.wait_for(20)
-        dev.temporal().kill()
-        await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
-        await dev.prints("Temporal is back")
-        assert len(await publishing) == 60
-        await receiver.wait_for(60)
-        await dev.interrupt()
+    async with running(Dev(tmp_path, "--no-demo")) as dev:
+        await the_data_directory_is_in_use_until_a_kill(dev, tmp_path / "other")
+        async with Receiver(ledger=ledger) as receiver, dev.client() as client:
+            publisher = Publisher(client)
+            await publisher.create_channel("orders")
+            await publisher.create_endpoint(receiver.url_for("/hook"), "orders")
+            publishing = asyncio.create_task(publisher.publish_many("orders", 60, rate=30))
+            await receiver.wait_for(20)
+            dev.temporal().kill()
+            await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
+            await dev.prints("Temporal is back")
+            assert len(await publishing) == 60
+            await receiver.wait_for(60)
+            await dev.interrupt()
 
     engine = create_async_engine(f"sqlite+aiosqlite:///{dev.data_dir / 'everhook.db'}")
     report = await compare(publisher.ledger, ledger, engine)
@@ -226,36 +261,16 @@ async def test_temporal_killed_while_publishing_comes_back_and_everything_is_del
     assert report.promised == 60
 
 
-async def test_the_next_start_continues_with_waiting_deliveries(tmp_path: Path) -> None:
-    async with running(Dev(tmp_path, "--no-demo")) as dev, Receiver() as receiver:
-        receiver.respond(503, 200)
-        async with dev.client() as client:
-            publisher = Publisher(client)
-            await publisher.create_channel("orders", {"delaysSeconds": [5]})
-            await publisher.create_endpoint(receiver.url_for("/hook"), "orders", description="waits\x1b[2Jhere")
-            await publisher.publish("orders", b"1", type="order.created")
-        await dev.prints(r"order\.created +waits\N{REPLACEMENT CHARACTER}\[2Jhere +↻ failed +503 .* next in 5 s")
-        await dev.interrupt()
-
-        await dev.start()
-        first, second = await receiver.wait_for(2)
-        assert first.id == second.id
-        assert (second.at - first.at).total_seconds() >= 5
-        await dev.prints(r"order\.created .*✓ delivered +200 .* attempt 2")
-
-
-async def test_a_data_directory_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
-    async with running(Dev(tmp_path, "--no-demo")) as dev:
-        line = await refusal(Dev(tmp_path / "other", "--data-dir", str(dev.data_dir)).process)
-        assert f"another `everhook dev` (process {dev.process.pid}) uses --data-dir {dev.data_dir}" in line
-
+async def the_data_directory_is_in_use_until_a_kill(dev: Dev, elsewhere: Path) -> None:
+    line = await refusal(Dev(elsewhere, "--data-dir", str(dev.data_dir)).process)
+    assert f"another `everhook dev` (process {dev.process.pid}) uses --data-dir {dev.data_dir}" in line
+    if sys.platform == "linux":  # elsewhere the kernel does not end children with their parent
         temporal = dev.temporal()
         os.kill(dev.process.pid, signal.SIGKILL)
         await dev.process.wait()
-        if sys.platform == "linux":  # elsewhere the kernel does not end children with their parent
-            await assert_eventually(lambda: assert_no_listener(dev.temporal_port))
-            assert not temporal.is_running() or temporal.status() == psutil.STATUS_ZOMBIE
-            await dev.start()
+        await assert_eventually(lambda: assert_no_listener(dev.temporal_port))
+        assert not temporal.is_running() or temporal.status() == psutil.STATUS_ZOMBIE
+        await dev.start()
 
 
 async def refusal(process: Process) -> str:

@@ -109,23 +109,27 @@ async def test_the_calls_in_the_readme_end_in_a_delivery_with_status_200(shell: 
         await assert_eventually(is_delivered)
 
 
-@pytest.mark.parametrize(
-    ("page", "heading"),
-    [(README, "## Or with the command line"), (CLI, "## Try it"), (CLI, "## Simulate")],
-    ids=["README", "try it", "simulate"],
-)
-async def test_the_commands_of_a_page_succeed(shell: Shell, page: Path, heading: str) -> None:
-    async with contextlib.AsyncExitStack() as background:
-        for line in block(page, heading):
-            words = line.partition(" #")[0].strip()
-            if words.startswith("alias"):
-                continue
-            if re.match(r"everhook (receive|deliveries watch)", words):
-                await background.enter_async_context(shell.in_background(words))
-                continue
-            if words.startswith("everhook simulate") and "--count" not in words:
-                words = f"{re.sub('--duration [0-9]+', '', words)} {SHORT}"
-            if words != "everhook channels create shop":
-                await shell.run(words)
-            else:  # each page begins with it, and they share what runs
-                await shell.run(f"{words} 2> /dev/null || everhook channels show shop")
+PAGES = [(README, "## Or with the command line"), (CLI, "## Try it"), (CLI, "## Simulate")]
+
+
+async def test_the_commands_of_each_page_succeed(dev: Dev) -> None:
+    """The pages at the same time, for they mostly wait. What runs in the background runs until all have ended."""
+    async with contextlib.AsyncExitStack() as background, asyncio.TaskGroup() as pages:
+        for page, heading in PAGES:
+            pages.create_task(succeed(Shell(dev, free_port()), block(page, heading), background))
+
+
+async def succeed(shell: Shell, lines: list[str], background: contextlib.AsyncExitStack) -> None:
+    for line in lines:
+        words = line.partition(" #")[0].strip()
+        if words.startswith("alias"):
+            continue
+        if re.match(r"everhook (receive|deliveries watch)", words):
+            await background.enter_async_context(shell.in_background(words))
+            continue
+        if words.startswith("everhook simulate") and "--count" not in words:
+            words = f"{re.sub('--duration [0-9]+', '', words)} {SHORT}"
+        if words != "everhook channels create shop":
+            await shell.run(words)
+        else:  # each page begins with it, and they share what runs
+            await shell.run(f"{words} 2> /dev/null || everhook channels show shop")
