@@ -35,7 +35,7 @@ from testing.waiting import assert_eventually
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OTHER_MASTER_KEY = new_master_key()
-UNDER_WAY = 8
+UNDER_WAY = 4
 PATIENCE_S = 60
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
@@ -154,7 +154,7 @@ class Load:
         while not self._ended:
             ack = await self._publisher.publish(self._channel, sample_payload(self._turns[number]))
             assert ack is not None
-            await assert_eventually(partial(self._arrived, ack), PATIENCE_S)
+            await assert_eventually(partial(self._arrived, ack), PATIENCE_S, interval=0.05)
             self._turns[number] += 1
 
     def _arrived(self, ack: Ack) -> None:
