@@ -1,4 +1,4 @@
-"""A real API on a real port with a real Temporal, workers and a receiver, shared by a module; and commands that use it.
+"""A real API on a real port with a real Temporal, workers and a receiver, shared by the package; and commands that use it.
 
 Commands run in this process, in a thread: as `everhook` runs them, without the start of an interpreter.
 """
@@ -23,6 +23,9 @@ from testing.receiver import Receiver
 from tests.api.conftest import copied, migrated_file
 
 __all__ = ["migrated_file"]
+
+ON_LIVE = pytest.mark.asyncio(loop_scope="package")
+"""For tests that use `live`: they run in its event loop."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Live:
     settings: Settings
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="package", scope="package")
 async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     directory = tmp_path_factory.mktemp("client")
     settings = copied(migrated_file, directory)

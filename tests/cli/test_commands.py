@@ -15,9 +15,9 @@ from everhook_client import models
 from testing.api import ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Everhook, Live
+from tests.cli.conftest import ON_LIVE, Everhook, Live
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ON_LIVE
 
 UNKNOWN = "01m83prhbfe23sdyzab24cmhby"
 

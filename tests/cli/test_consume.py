@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from testing.api import API_KEY, JSON, ON_SHARED, created, ok
+from testing.api import API_KEY, JSON, created, ok
 from testing.processes import Process
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Everhook, Live
+from tests.cli.conftest import ON_LIVE, Everhook, Live
 
-pytestmark = ON_SHARED
+pytestmark = ON_LIVE
 
 
 async def queued(live: Live, count: int, **endpoint: Any) -> str:

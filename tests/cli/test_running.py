@@ -25,9 +25,9 @@ from everhook.temporal.provisioning import setup
 from testing.api import API_KEY, created, ok
 from testing.processes import Process, free_port, refusing_port
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Everhook, Live
+from tests.cli.conftest import ON_LIVE, Everhook, Live
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ON_LIVE
 
 TIMEOUT_S = 60
 

@@ -1,24 +1,56 @@
 """`everhook serve` as it is run: with a worker in the same process, and without sending anything."""
 
+import contextlib
 import signal
-from pathlib import Path
+import sys
+from collections.abc import AsyncIterator
 
+import pytest
+import pytest_asyncio
+
+from testing.processes import Process
 from testing.stack import Stack
 from testing.waiting import assert_eventually
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 POLICY = {"delaysSeconds": [0.2], "timeoutSeconds": 5}
+EXCEPTIONS = {"EVERHOOK_TEMPORAL_HISTORY": "exceptions"}
 
 
-async def test_one_process_serves_sends_and_works_and_waits_for_temporal_without_holding_back(tmp_path: Path) -> None:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """With an API and workers that each test replaces."""
+    async with Stack(tmp_path_factory.mktemp("serve"), workers=0) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def serving(stack: Stack, *options: str, **env: str) -> AsyncIterator[Process]:
+    """`everhook serve` with these options in place of the stack's own API."""
+    await stack.api.kill9()
+    command = [sys.executable, "-m", "cli", "serve", *options]
+    log = stack.directory / f"{'-'.join(('serve', *options, *env.values()))}.log"
+    async with Process(command, log=log, env={**stack.env, **env}, forked=True) as process:
+        await process.wait_ready(url=f"{stack.url}/readyz")
+        yield process
+        await process.kill9()
+
+
+async def workflows(stack: Stack, endpoint: str, condition: str = "") -> int:
+    """How many deliveries to an endpoint Temporal shows."""
+    client = await stack.temporal.client()
+    return (await client.count_workflows(f'WorkflowType="Delivery" AND Endpoint="{endpoint}" {condition}')).count
+
+
+async def test_one_process_serves_sends_and_works_and_waits_for_temporal_without_holding_back(stack: Stack) -> None:
     """It starts while Temporal is away; healthy endpoints receive at once, failed ones continue when it starts."""
-    async with Stack(tmp_path, workers=0, serve=["--worker"]) as stack:
-        await stack.api.kill9()
-        await stack.temporal.stop()
-        await stack.start_api()
+    await stack.temporal.stop()
+    async with serving(stack, "--worker") as process:
         publisher = stack.publisher()
         await publisher.create_channel("orders", POLICY)
-        await publisher.create_endpoint(stack.receiver.url_for("/well"), "orders")
-        await publisher.create_endpoint(stack.receiver.url_for("/fails-once"), "orders")
+        well = await publisher.create_endpoint(stack.receiver.url_for("/well"), "orders")
+        failing = await publisher.create_endpoint(stack.receiver.url_for("/fails-once"), "orders")
         await stack.receiver.respond(302, 200, path="/fails-once", each_message=True)
 
         await publisher.publish_many("orders", 5)
@@ -27,48 +59,48 @@ async def test_one_process_serves_sends_and_works_and_waits_for_temporal_without
         await stack.temporal.start()
         await stack.receiver.wait_for(10, path="/fails-once")
 
-        await stack.drained()
+        await stack.drained(of=publisher)
         report = await stack.compare(publisher)
         report.assert_nothing_lost()
-        client = await stack.temporal.client()
 
         async def all_are_shown() -> None:
-            assert (await client.count_workflows('WorkflowType="Delivery"')).count == 10
+            assert [await workflows(stack, endpoint.gid) for endpoint in (well, failing)] == [5, 5]
 
         await assert_eventually(all_are_shown, 30)
-        stack.api.send_signal(signal.SIGTERM)
-        assert await stack.api.wait(60) in (0, -signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait(60) in (0, -signal.SIGTERM)
 
 
-async def test_with_sending_disabled_only_workers_send_requests(tmp_path: Path) -> None:
-    async with Stack(tmp_path, serve=["--no-send"], extra_env={"EVERHOOK_TEMPORAL_HISTORY": "exceptions"}) as stack:
+async def test_with_sending_disabled_only_workers_send_requests(stack: Stack) -> None:
+    async with serving(stack, "--no-send", **EXCEPTIONS) as process:
+        worker = await stack.start_worker(extra_env=EXCEPTIONS)
         publisher = stack.publisher()
-        await publisher.create_channel("orders", POLICY)
-        await publisher.create_endpoint(stack.receiver.url_for("/"), "orders")
-        await publisher.publish_many("orders", 3)
-        await stack.receiver.wait_for(3, path="/")
-        await stack.drained()
-        assert '"attempt"' not in stack.api.output()
-        assert stack.worker.output().count('"attempt"') >= 3
-        client = await stack.temporal.client()
-        assert (await client.count_workflows('WorkflowType="Delivery"')).count == 3
+        await publisher.create_channel("limited", POLICY)
+        endpoint = await publisher.create_endpoint(stack.receiver.url_for("/limited"), "limited")
+        await publisher.publish_many("limited", 3)
+        await stack.receiver.wait_for(3, path="/limited")
+        await stack.drained(of=publisher)
+        assert '"attempt"' not in process.output()
+        assert worker.output().count('"attempt"') >= 3
+        assert await workflows(stack, endpoint.gid) == 3
 
 
-async def test_in_exceptions_mode_healthy_deliveries_have_no_workflow(tmp_path: Path) -> None:
-    async with Stack(tmp_path, extra_env={"EVERHOOK_TEMPORAL_HISTORY": "exceptions"}) as stack:
+async def test_in_exceptions_mode_healthy_deliveries_have_no_workflow(stack: Stack) -> None:
+    async with serving(stack, **EXCEPTIONS):
+        if not stack.workers:
+            await stack.start_worker(extra_env=EXCEPTIONS)
         publisher = stack.publisher()
-        await publisher.create_channel("orders", POLICY)
-        await publisher.create_endpoint(stack.receiver.url_for("/well"), "orders")
-        rejecting = await publisher.create_endpoint(stack.receiver.url_for("/rejects"), "orders")
+        await publisher.create_channel("exceptions", POLICY)
+        healthy = await publisher.create_endpoint(stack.receiver.url_for("/healthy"), "exceptions")
+        rejecting = await publisher.create_endpoint(stack.receiver.url_for("/rejects"), "exceptions")
         await stack.receiver.respond(404, path="/rejects")
-        await publisher.publish_many("orders", 4)
-        await stack.drained()
-        client = await stack.temporal.client()
+        await publisher.publish_many("exceptions", 4)
+        await stack.drained(of=publisher)
 
         async def only_dead_letters_are_shown() -> None:
-            assert (await client.count_workflows('WorkflowType="Delivery"')).count == 4
-            query = f'Endpoint="{rejecting.gid}" AND DeliveryStatus="dead_lettered"'
-            assert (await client.count_workflows(query)).count == 4
+            shown = [await workflows(stack, endpoint.gid) for endpoint in (healthy, rejecting)]
+            assert shown == [0, 4]
+            assert await workflows(stack, rejecting.gid, 'AND DeliveryStatus="dead_lettered"') == 4
 
         await assert_eventually(only_dead_letters_are_shown, 30)
         async with stack.engine.connect() as connection:
