@@ -7,14 +7,14 @@ import pytest
 
 from everhook_client import AsyncClient, Client, Message, Reject
 from everhook_client.models import PublishedMessage
-from testing.api import API_KEY, ON_SHARED
+from testing.api import API_KEY
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Live, live, migrated_file
+from tests.cli.conftest import ON_LIVE, Live, live, migrated_file
 from tests.sdk.conftest import in_thread
 
 __all__ = ["live", "migrated_file"]
 
-pytestmark = ON_SHARED
+pytestmark = ON_LIVE
 
 
 async def refuse(message: Message) -> None:
