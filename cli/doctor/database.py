@@ -156,15 +156,16 @@ async def _endpoints(database: Database, settings: Settings) -> Finding:
     try:
         async with database.reading() as session:
             views, _ = await endpoints.page(session, tenant_gid=None, after=None, limit=CHECKED)
-        refused = await asyncio.gather(*(_refusal(egress, view.endpoint) for view in views))
+        checked = [view.endpoint for view in views if view.endpoint.url]  # only those of mode `http` have one
+        refused = await asyncio.gather(*(_refusal(egress, endpoint) for endpoint in checked))
     finally:
         await egress.aclose()
-    bad = [f"{view.endpoint.gid} ({why})" for view, why in zip(views, refused, strict=True) if why]
+    bad = [f"{endpoint.gid} ({why})" for endpoint, why in zip(checked, refused, strict=True) if why]
     if bad:
         fix = "change their URLs, or EVERHOOK_EGRESS_… of every process"
         named = ", ".join(bad[:3])
-        return warning("endpoints", f"{len(bad)} of {len(views)} would be refused here: {named}", fix)
-    return ok("endpoints", f"the rules allow the URLs of all {len(views)} that were checked")
+        return warning("endpoints", f"{len(bad)} of {len(checked)} would be refused here: {named}", fix)
+    return ok("endpoints", f"the rules allow the URLs of all {len(checked)} that were checked")
 
 
 async def _refusal(egress: EgressClient, endpoint: Endpoint) -> str:

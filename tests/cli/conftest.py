@@ -1,4 +1,5 @@
-"""A real API on a real port with a real Temporal, workers and a receiver, for the package; and commands that use it.
+"""A real API on a real port with a real Temporal, workers and a receiver, which the package shares; and commands that
+use it.
 
 Commands run in this process, in a thread: as `everhook` runs them, without the start of an interpreter.
 """

@@ -261,10 +261,11 @@ async def test_temporal_killed_while_publishing_comes_back_and_everything_is_del
     assert report.promised == 60
 
 
-async def the_data_directory_is_in_use_until_a_kill(dev: Dev, elsewhere: Path) -> None:
-    line = await refusal(Dev(elsewhere, "--data-dir", str(dev.data_dir)).process)
-    assert f"another `everhook dev` (process {dev.process.pid}) uses --data-dir {dev.data_dir}" in line
-    if sys.platform == "linux":  # elsewhere the kernel does not end children with their parent
+async def test_a_data_directory_in_use_is_refused_and_free_again_after_a_kill(tmp_path: Path) -> None:
+    async with running(Dev(tmp_path, "--no-demo")) as dev:
+        line = await refusal(Dev(tmp_path / "other", "--data-dir", str(dev.data_dir)).process)
+        assert f"another `everhook dev` (process {dev.process.pid}) uses --data-dir {dev.data_dir}" in line
+
         temporal = dev.temporal()
         os.kill(dev.process.pid, signal.SIGKILL)
         await dev.process.wait()

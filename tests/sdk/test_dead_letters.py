@@ -3,18 +3,16 @@
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import pytest
-
 from everhook_client import AsyncClient, Client, Message, Reject
 from everhook_client.models import PublishedMessage
-from testing.api import API_KEY, ON_SHARED
+from testing.api import API_KEY
 from testing.waiting import assert_eventually
-from tests.cli.conftest import Live, live, migrated_file
+from tests.cli.conftest import ON_LIVE, Live, live, migrated_file
 from tests.sdk.conftest import in_thread
 
 __all__ = ["live", "migrated_file"]
 
-pytestmark = ON_SHARED
+pytestmark = ON_LIVE
 
 
 async def refuse(message: Message) -> None:
@@ -35,12 +33,19 @@ async def dead(client: AsyncClient, channel: str, gid: str, count: int) -> list[
     return sent
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str) -> None:
+async def endpoint(client: AsyncClient) -> tuple[str, str]:
+    """A channel, and an endpoint that is streamed."""
     channel = f"c{uuid4().hex[:12]}"
+    await client.channels.create({"name": channel})
+    return channel, (await client.endpoints.create({"mode": "stream", "channel": channel}))["endpointGid"]
+
+
+async def test_dead_letters_are_listed_replayed_and_purged(live: Live) -> None:
+    """Each client purges those of an endpoint."""
     async with AsyncClient(live.url, API_KEY) as client:
-        await client.channels.create({"name": channel})
-        gid = (await client.endpoints.create({"mode": "stream", "channel": channel}))["endpointGid"]
+        channel, gid = await endpoint(client)
+        other_channel, other = await endpoint(client)
+        await dead(client, other_channel, other, 1)
         first, second, third = await dead(client, channel, gid, 3)
         letters = [each async for each in client.dead_letters.list(endpoint_gid=gid, dead_letter_reason="rejected")]
         assert [each["messageGid"] for each in letters] == [each["messageGid"] for each in (third, second, first)]
@@ -60,17 +65,16 @@ async def test_dead_letters_are_listed_replayed_and_purged(live: Live, kind: str
 
         counted = await client.dead_letters.replay_all(endpoint_gid=gid, dry_run=True)
         assert (counted["matched"], counted["batchGid"]) == (2, None)
-        if kind == "async":
-            purged = await client.dead_letters.purge(endpoint_gid=gid, reason="a test")
-        else:
-            with Client(live.url, API_KEY) as blocking:
-                purged = await in_thread(blocking.dead_letters.purge, endpoint_gid=gid, reason="a test")
-        batch = purged["batchGid"]
-        assert batch is not None
+        purged = await client.dead_letters.purge(endpoint_gid=gid, reason="a test")
+        with Client(live.url, API_KEY) as blocking:
+            others = await in_thread(blocking.dead_letters.purge, endpoint_gid=other, reason="a test")
+        batches = {gid: purged["batchGid"], other: others["batchGid"]}
 
-        async def is_done() -> None:
-            assert (await client.dead_letters.batch(batch))["state"] == "completed"
-            assert [each async for each in client.dead_letters.list(endpoint_gid=gid)] == []
+        async def are_done() -> None:
+            for purged_of, batch in batches.items():
+                assert batch is not None
+                assert (await client.dead_letters.batch(batch))["state"] == "completed"
+                assert [each async for each in client.dead_letters.list(endpoint_gid=purged_of)] == []
 
-        await assert_eventually(is_done)
+        await assert_eventually(are_done)
         assert (await client.wait_for(second))["outcome"] == "discarded"
