@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, Integer, Result, RowMapping, Select, bindparam, case, func, literal_column, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.contracts import Verdict
 from everhook.storage.engine import Database
 from everhook.storage.tables import Attempt, Delivery, Endpoint, OperationalEvent
+
+log = structlog.get_logger()
 
 _attempt_row: ColumnElement[int] = literal_column("attempt.rowid", Integer)
 _event_row: ColumnElement[int] = literal_column("operational_event.rowid", Integer)
@@ -67,6 +71,7 @@ class Feed:
         self._database = database
         self._attempt = 0
         self._event = 0
+        self._error = ""
 
     async def skip_to_end(self) -> None:
         """Start at the current end of the tables."""
@@ -75,7 +80,21 @@ class Feed:
             self._event = await _newest(connection, _event_row, OperationalEvent)
 
     async def news(self, limit: int) -> News:
-        """At most `limit` attempts; more are counted and skipped. Events are few and never skipped."""
+        """At most `limit` attempts; more are counted and skipped. Events are few and never skipped.
+
+        What cannot be read is logged once, and there is no news then: messages are delivered without it.
+        """
+        try:
+            news = await self._read(limit)
+        except SQLAlchemyError as error:
+            if self._error != (message := str(error)):
+                log.exception("the news cannot be read", error=message)
+            self._error = message
+            return News([], [], skipped=0)
+        self._error = ""
+        return news
+
+    async def _read(self, limit: int) -> News:
         async with self._database.read_connection() as connection:
             attempts = await _rows_after(connection, _ATTEMPTS, self._attempt, limit)
             events = await _rows_after(connection, _EVENTS, self._event, limit)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cli.dev.feed_store import Feed
 from everhook.contracts import DeadLetterReason, Verdict
@@ -53,6 +54,11 @@ async def attempt(database: Database, number: int, gid: str | None = None) -> No
         )
 
 
+async def change(database: Database, sql: str) -> None:
+    async with database.write_connection() as connection:
+        await connection.exec_driver_sql(sql)
+
+
 async def test_each_attempt_is_reported_once_and_earlier_ones_not_at_all(database: Database) -> None:
     feed = Feed(database)
     await attempt(database, 1)
@@ -78,6 +84,7 @@ async def test_an_attempt_with_an_old_id_is_reported_when_it_is_committed(databa
     await attempt(database, 2)
     await feed.news(10)
     await attempt(database, 1, early)
+    print("ERR", feed._error); print(await feed._read(10))
     assert [attempt.number for attempt in (await feed.news(10)).attempts] == [1]
 
 
@@ -106,3 +113,14 @@ async def test_an_event_comes_with_its_subject(database: Database) -> None:
     assert events["endpoint.circuit_opened"].url == "http://x/"
     assert events["delivery.dead_lettered"].event_type == "order.created"
     assert not (await feed.news(10)).events
+
+
+async def test_what_cannot_be_read_is_logged_once(database: Database) -> None:
+    feed = Feed(database)
+    broken = """UPDATE endpoint SET url = '', options = '{"name": "M\\ud800"}'"""
+    await change(database, broken)
+    await attempt(database, 1)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert not (await feed.news(10)).attempts
+    assert [entry["event"] for entry in logs] == ["the news cannot be read"]
