@@ -84,7 +84,6 @@ async def test_an_attempt_with_an_old_id_is_reported_when_it_is_committed(databa
     await attempt(database, 2)
     await feed.news(10)
     await attempt(database, 1, early)
-    print("ERR", feed._error); print(await feed._read(10))
     assert [attempt.number for attempt in (await feed.news(10)).attempts] == [1]
 
 
