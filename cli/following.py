@@ -22,12 +22,17 @@ FAILED = 1
 
 
 def wait_for_end(api: Api, gid: str, patience_s: float, *, first_attempt: bool = False) -> DeliveryDetail:
-    """The delivery when it has ended (or has an attempt, or is parked), or as it is after `patience_s`."""
+    """The delivery when it has ended (or an attempt has failed, or it is parked), or as it is after `patience_s`.
+
+    The API reads a delivery just before its attempts: one that has succeeded by then is read again.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         delivery = api.call(calls.get_delivery(gid))
-        is_terminal = delivery["status"] in TERMINAL
-        if is_terminal or (first_attempt and (delivery["attempts"] or delivery["status"] == "parked")):
+        if delivery["status"] in TERMINAL:
+            return delivery
+        has_failed = any(attempt["verdict"] != "delivered" for attempt in delivery["attempts"])
+        if first_attempt and (has_failed or delivery["status"] == "parked"):
             return delivery
         if time.monotonic() >= deadline:
             return delivery
