@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_PROCESSES ?= 5
+TEST_PROCESSES ?= 4
 
 # `make check test` does both at once: the tests often wait, and the checks do not.
 MAKEFLAGS += --jobs=2
@@ -35,7 +35,8 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# Three processes keep two cores busy, for many tests wait. With four, the cores were 94 % busy and tests ran late.
+# Four processes keep two cores busy: many tests wait, and those that wait run next to those that compute
+# (testing/schedule.py).
 # What fails among them runs once more by itself, since a machine that stands still for seconds fails tests of real servers;
 # a second failure counts, and the log shows both. Any other error (a collection, say) counts at once.
 # Tests that are marked `alone` measure time, and come last with the machine to themselves.
