@@ -9,7 +9,9 @@ from everhook.contracts import EventsResult
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.health.alerts_store import AlertEvaluator
 from everhook.notifications.publisher_store import EventPublisher
+from everhook.observability.seldom import Seldom
 
+SAME_ERROR_S = 60.0
 BATCHES = 10
 """A pass is short. The next pass publishes the rest."""
 
@@ -29,14 +31,20 @@ class EventActivities:
         self._alerts = alerts
         self._dispatcher = dispatcher
         self._every = every
+        self._seldom = Seldom(SAME_ERROR_S)
 
     @activity.defn(name="publish_events")
     async def publish_events(self) -> EventsResult:
         """Evaluate the alert rules and publish pending events. If there are none, this costs a few queries."""
         try:
-            await self._evaluate()
-        finally:  # a rule that cannot be evaluated holds back no event
-            count = await self._publish()
+            try:
+                await self._evaluate()
+            finally:  # a rule that cannot be evaluated holds back no event
+                count = await self._publish()
+        except Exception as error:  # the next pass is due in seconds
+            if (suppressed := self._seldom.due(type(error))) is not None:
+                log.exception("a pass of operational events failed", suppressed=suppressed)
+            raise
         return EventsResult(count, self._every)
 
     async def _evaluate(self) -> None:
