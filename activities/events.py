@@ -42,7 +42,7 @@ class EventActivities:
             finally:  # a rule that cannot be evaluated holds back no event
                 count = await self._publish()
         except Exception as error:  # the next pass is due in seconds
-            if (suppressed := self._seldom.due(type(error))) is not None:
+            if (suppressed := self._seldom.due(type(error).__name__)) is not None:
                 log.exception("a pass of operational events failed", suppressed=suppressed)
             raise
         return EventsResult(count, self._every)
