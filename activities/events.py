@@ -37,15 +37,18 @@ class EventActivities:
     async def publish_events(self) -> EventsResult:
         """Evaluate the alert rules and publish pending events. If there are none, this costs a few queries."""
         try:
-            try:
-                await self._evaluate()
-            finally:  # a rule that cannot be evaluated holds back no event
-                count = await self._publish()
+            return EventsResult(await self._pass(), self._every)
         except Exception as error:  # the next pass is due in seconds
             if (suppressed := self._seldom.due(type(error).__name__)) is not None:
                 log.exception("a pass of operational events failed", suppressed=suppressed)
             raise
-        return EventsResult(count, self._every)
+
+    async def _pass(self) -> int:
+        try:
+            await self._evaluate()
+        finally:  # a rule that cannot be evaluated holds back no event
+            count = await self._publish()
+        return count
 
     async def _evaluate(self) -> None:
         changed = await self._alerts.evaluate()

@@ -69,8 +69,8 @@ COMPUTING = (
     "tests/stores/test_sealing.py",
     "tests/stores/test_migrate.py",
 )
-"""Groups that keep a core busy, for 7 seconds and more: the longest first. They are the end of the
-queue, the longest at the very end."""
+"""Groups that keep a core busy, for 7 seconds and more: the longest first. They are the end of the queue, and the
+longest is the very end."""
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]

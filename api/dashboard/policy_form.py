@@ -87,8 +87,7 @@ def seconds(written: str, field: str) -> float:
     """A duration, written as `30`, `30 s`, `5 min`, `1 h 30 min`."""
     parts = _SPAN.findall(written.lower())
     units = [unit for _, unit in parts]
-    if not parts or _SPAN.sub("", written.lower()).strip() or any(unit not in _UNITS for unit in units):
-        raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
-    if len(units) > 1 and "" in units:
+    are_units = all(unit in _UNITS for unit in units) and (len(units) == 1 or "" not in units)
+    if not parts or _SPAN.sub("", written.lower()).strip() or not are_units:
         raise invalid(field, "write it as `30 s`, `5 min`, `2 h` or `3 d`")
     return sum(number(count, field) * _UNITS[unit] for count, unit in parts)

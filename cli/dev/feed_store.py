@@ -16,8 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.contracts import Verdict
+from everhook.observability.seldom import Seldom
 from everhook.storage.engine import Database
 from everhook.storage.tables import Attempt, Delivery, Endpoint, OperationalEvent
+
+SAME_ERROR_S = 60.0
 
 log = structlog.get_logger()
 
@@ -71,7 +74,7 @@ class Feed:
         self._database = database
         self._attempt = 0
         self._event = 0
-        self._error = ""
+        self._seldom = Seldom(SAME_ERROR_S)
 
     async def skip_to_end(self) -> None:
         """Start at the current end of the tables."""
@@ -82,17 +85,14 @@ class Feed:
     async def news(self, limit: int) -> News:
         """At most `limit` attempts; more are counted and skipped. Events are few and never skipped.
 
-        What cannot be read is logged once, and there is no news then: messages are delivered without it.
+        What cannot be read is logged, once a minute, and there is no news then: messages are delivered without it.
         """
         try:
-            news = await self._read(limit)
+            return await self._read(limit)
         except SQLAlchemyError as error:
-            if self._error != (message := str(error)):
-                log.exception("the news cannot be read", error=message)
-            self._error = message
+            if self._seldom.due(str(error)) is not None:
+                log.exception("the news cannot be read", error=str(error))
             return News([], [], skipped=0)
-        self._error = ""
-        return news
 
     async def _read(self, limit: int) -> News:
         async with self._database.read_connection() as connection:

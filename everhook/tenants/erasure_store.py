@@ -182,11 +182,9 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
             delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
             delete(Delivery).where(col(Delivery.gid).in_(gids)),
         )
-    async for gids in bulk.pages(scheduled_for_endpoints_of(tenant_gid)):
-        await bulk.change(*_delete_messages(gids))
-    await bulk.delete(Gate, col(Gate.message_gid).in_(messages_of(tenant_gid)))
-    await bulk.delete(ScheduledMessage, col(ScheduledMessage.message_gid).in_(messages_of(tenant_gid)))
-    await bulk.delete(Message, col(Message.tenant_gid) == tenant_gid)
+    for its_messages in (scheduled_for_endpoints_of(tenant_gid), messages_of(tenant_gid)):
+        async for gids in bulk.pages(its_messages):
+            await bulk.change(*_delete_messages(gids))
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:
         await bulk.delete(model, model.endpoint_gid.in_(endpoints_of(tenant_gid)))
