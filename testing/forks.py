@@ -5,13 +5,12 @@ imports it once and forks a child for each start: an API then uses 0.1 s of CPU 
 not 3 s. The child is as real as any: it has a session, a log, an environment and a pid of its own, runs the same entry
 point, and is stopped and killed like others. Tests of the commands themselves start these without a fork.
 
-`python -m testing.forks` is the process that forks. It has one thread, no event loop and no connection, so that nothing
-is shared that must not be. It reads requests as lines of JSON and writes a line for each. Its children end with it.
+For each process of the tests a server forks a parent, which reads requests as lines of JSON and writes a line for each.
+Its children end with it, and it ends with the process of the tests.
 """
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import gc
 import importlib
@@ -19,12 +18,14 @@ import json
 import os
 import runpy
 import signal
-import subprocess
+import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from testing.fork_server import end_with_parent, fork_server, forks
 
 PRELOADED = (
     "aiosqlite",
@@ -47,8 +48,9 @@ PRELOADED = (
     "worker",
 )
 
-_DEATH_SIGNAL = 1
-"""`PR_SET_PDEATHSIG` of prctl(2): the kernel ends a child whose parent was killed."""
+_SERVER = "EVERHOOK_TEST_FORKS"
+"""The environment variable that names the socket of a server that this process shares with others. No other process
+inherits it (`clean_environment`): one in a network namespace of its own needs forks in that namespace."""
 
 
 class Forked:
@@ -69,6 +71,17 @@ class Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def one_server_for_all() -> Iterator[None]:
+    """For the processes that are started meanwhile."""
+    with fork_server(__name__) as path:
+        os.environ[_SERVER] = str(path)
+        try:
+            yield
+        finally:
+            del os.environ[_SERVER]
+
+
 def prepare() -> None:
     """Start to import the product, so that the first fork, which waits for that, takes less time."""
     _parent()
@@ -81,48 +94,44 @@ def fork(command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path
 
 
 def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
-    process = _parent()
-    assert process.stdin is not None
-    assert process.stdout is not None
+    requests, responses = _parent()
     try:
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-        response: dict[str, Any] = json.loads(process.stdout.readline() or b"{}")
-    except (BrokenPipeError, ValueError):
+        requests.write(json.dumps(request).encode() + b"\n")
+        requests.flush()
+        response: dict[str, Any] = json.loads(responses.readline() or b"{}")
+    except (OSError, ValueError):
         response = {}
     return response or {"status": -signal.SIGKILL}  # it is gone, and its children with it
 
 
 @functools.cache
-def _parent() -> "subprocess.Popen[bytes]":
-    """The process that forks: one for each process of the tests, started when it is first needed."""
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "testing.forks"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).resolve().parents[1],
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
-    )
-    atexit.register(_end, parent)
-    return parent
+def _parent() -> tuple[BinaryIO, BinaryIO]:
+    """Requests to and responses of the process that forks for this one."""
+    server = os.environ.get(_SERVER)
+    if server is None:
+        until_the_end = contextlib.ExitStack()
+        atexit.register(until_the_end.close)
+        server = str(until_the_end.enter_context(fork_server(__name__)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(server)
+        return connection.makefile("wb"), connection.makefile("rb")
 
 
-def _end(parent: "subprocess.Popen[bytes]") -> None:
-    with parent:
-        parent.kill()
-
-
-def _serve() -> None:
+def _preload() -> None:
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
     sys.modules["api.dashboard"].warm_up()
     sys.modules["cli.main"].command()
     gc.freeze()
+
+
+def _serve(connection: socket.socket) -> None:
+    """Fork for the requests of a connection until it ends, which ends these forks too."""
+    end_with_parent()
     ended: dict[int, int] = {}
-    requests, responses = sys.stdin.buffer, sys.stdout.buffer
-    for line in iter(requests.readline, b""):
+    requests, responses = connection.makefile("rb"), connection.makefile("wb")
+    for line in requests:
         request = json.loads(line)
         if "poll" in request:
             response = {"status": _status_of(request["poll"], ended)}
@@ -149,8 +158,7 @@ def _run(request: dict[str, Any]) -> None:
     status = 1
     try:
         os.setsid()
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        end_with_parent()
         output = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
@@ -187,4 +195,6 @@ def _run_python(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    _serve()
+    _preload()
+    for connection in forks(int(sys.argv[1])):
+        _serve(connection)

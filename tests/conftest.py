@@ -5,6 +5,7 @@ the garbage collector, statements are compiled once, and a run in several proces
 """
 
 import atexit
+import contextlib
 import gc
 import os
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from hypothesis import settings
 
 from testing.certificates import Authority
+from testing.collected import forks_of
 from testing.compiled import share_compiled_statements
+from testing.forks import one_server_for_all
 from testing.schedule import ByGroup, in_order
 
 MEMORY = Path("/dev/shm")
@@ -64,6 +67,16 @@ _choose_how_many_examples()
 _keep_temporary_files_in_memory()
 _trust_one_throwaway_authority()
 share_compiled_statements()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have xdist fork its processes."""
+    if "popen" in (config.getoption("tx", None) or ()):
+        servers = contextlib.ExitStack()
+        config.add_cleanup(servers.close)
+        servers.enter_context(one_server_for_all())
+        python = servers.enter_context(forks_of(config.args))
+        config.option.tx = [f"popen//python={python}" if tx == "popen" else tx for tx in config.option.tx]
 
 
 @pytest.hookimpl(wrapper=True)
