@@ -25,7 +25,7 @@ async def guarded(engine: Engine, *states: PulledState) -> DeliveryHandle:
     """The workflow of a delivery that is found in these states, after it has found the first one."""
     engine.fakes.pulls = Script(*states)
     handle = await engine.start(engine.input(mode=DeliveryMode.POLL))
-    await engine.until_called("check_pulled", 1)
+    await engine.until_queryable(handle)
     return handle
 
 

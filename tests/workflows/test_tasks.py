@@ -29,7 +29,7 @@ async def asked(engine: Engine, **document: Any) -> DeliveryHandle:
     """The workflow of a task, after its first check."""
     engine.fakes.task.ask(await engine.now(), **document)
     handle = await engine.start(engine.input(mode=DeliveryMode.INBOX), first=True)
-    await engine.until_called("check_task", 1)
+    await engine.until_queryable(handle)
     return handle
 
 
