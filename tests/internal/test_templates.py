@@ -48,7 +48,12 @@ def test_a_lone_surrogate_is_no_text() -> None:
 
 
 def test_a_large_value_that_is_named_often_costs_little() -> None:
-    began = time.process_time()
     content = {"a": [{"b": index} for index in range(20_000)]}
-    assert len(render("{a}" * 3_000, content, {}, at_most=100_000)) == 100_000
-    assert time.process_time() - began < 2
+
+    def cost(names: int) -> float:
+        began = time.process_time()
+        assert len(render("{a}" * names, content, {}, at_most=100_000)) == 100_000
+        return time.process_time() - began
+
+    once = min(cost(1) for _ in range(3))
+    assert cost(3_000) < 30 * once

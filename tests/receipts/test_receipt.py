@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,16 +104,23 @@ def test_a_time_survives_the_wire_to_the_microsecond_from_any_zone(moment: datet
     assert len(format_time(aware)) == len("2026-01-31T12:00:00.000000Z")
 
 
-def test_signing_is_quiet_and_costs_less_than_100_microseconds() -> None:
-    """The median of many: one that was interrupted says nothing."""
-    signer, took = ReceiptSigner([OLD, NEW]), []
+def test_signing_is_quiet_and_costs_little_more_than_the_signature() -> None:
+    """1.8 times as much."""
+    signer, key = ReceiptSigner([OLD, NEW]), Ed25519PrivateKey.generate()
+    claims = json.dumps(ATTEMPT.to_claims()).encode()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(400):
-            start = time.thread_time_ns()
-            signer.sign(ATTEMPT)
-            took.append(time.thread_time_ns() - start)
-    assert sorted(took)[len(took) // 2] < 100_000
+        assert median_cost(lambda: signer.sign(ATTEMPT)) < 3 * median_cost(lambda: key.sign(claims))
+
+
+def median_cost(call: Callable[[], object]) -> int:
+    """In nanoseconds of CPU, of many calls: one that was interrupted says nothing."""
+    took = []
+    for _ in range(400):
+        start = time.thread_time_ns()
+        call()
+        took.append(time.thread_time_ns() - start)
+    return sorted(took)[len(took) // 2]
 
 
 @pytest.mark.parametrize(
