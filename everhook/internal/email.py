@@ -41,6 +41,7 @@ _WIRE = SMTP_POLICY.clone(cte_type="7bit")
 
 MAX_BODY = 100_000
 MAX_RESPONSE = 1_000
+QUIT_TIMEOUT_S = 1.0
 
 CLOSING = 421
 NEEDS_LOGIN = frozenset({530, 534, 535, 538})
@@ -85,7 +86,7 @@ def compose(job: Job, content: Any, to: Sequence[str], sender: str) -> EmailMess
         "deliveryGid": job.delivery_gid,
         "tenant": job.tenant,
     }
-    subject = one_line(render(job.handler.subject, content, names, at_most=MAX_SUBJECT)).strip()
+    subject = _header(render(job.handler.subject, content, names, at_most=MAX_SUBJECT))
     body = render(job.handler.body, content, names, at_most=MAX_BODY)
     mail = EmailMessage()
     mail["From"] = sender
@@ -96,6 +97,12 @@ def compose(job: Job, content: Any, to: Sequence[str], sender: str) -> EmailMess
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notices in response
     mail.set_content("".join(char for char in body if char >= " " or char in "\n\t"), cte="quoted-printable")
     return mail
+
+
+def _header(text: str) -> str:
+    """A text that can be set as a header. `email` decodes encoded words (RFC 2047) in it, and Python without the fix of
+    CVE-2024-6923 writes the line breaks that come out of them: nothing may be left that begins like one."""
+    return one_line(text).replace("=?", "= ?").strip()
 
 
 def _domain(sender: str) -> str:
@@ -141,6 +148,8 @@ class Mailer:
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 reply = await self._exchange(client, mail, to, peers)
+            with suppress(SMTPException, OSError):  # it is accepted, whatever happens now
+                await client.quit(timeout=QUIT_TIMEOUT_S)
         except TimeoutError:
             reply = Reply(None, "no response in time", FailureCode.TIMEOUT_TOTAL)
         except (SMTPException, OSError) as error:
@@ -175,8 +184,6 @@ class Mailer:
         if len(refused) == len(to):
             raise refused[0]
         accepted = await client.data(mail)
-        with suppress(SMTPException, OSError):  # it is accepted, whatever happens now
-            await client.quit()
         left_out = f"; {len(refused)} of {len(to)} recipients refused: {_text(refused[0])}" if refused else ""
         return Reply(accepted.code, _short(f"{accepted.code} {accepted.message}") + left_out)
 
@@ -201,7 +208,9 @@ def _failed(error: SMTPException | OSError) -> Reply:
     if isinstance(error, SMTPResponseException):
         if error.code in NEEDS_LOGIN:
             raise LocalError(f"the SMTP server does not take EVERHOOK_SMTP_URL: {_text(error)}") from None
-        code = FailureCode.MAIL_DEFERRED if 400 <= error.code < 500 else FailureCode.MAIL_REJECTED
+        if not 400 <= error.code < 600:  # aiosmtplib has -1 for a line that is no response of SMTP
+            return Reply(None, _text(error), FailureCode.PROTOCOL)
+        code = FailureCode.MAIL_DEFERRED if error.code < 500 else FailureCode.MAIL_REJECTED
         return Reply(error.code, _text(error), code)
     cause = error.__cause__ or error
     if isinstance(cause, ssl.SSLError):
@@ -221,4 +230,5 @@ def _text(error: SMTPException | OSError) -> str:
 
 
 def _short(text: str) -> str:
-    return one_line(text)[:MAX_RESPONSE]
+    """A response as it can be stored: a server may respond with bytes that are no UTF-8."""
+    return one_line(text)[:MAX_RESPONSE].encode(errors="replace").decode()

@@ -92,8 +92,11 @@ def parse_handler(document: Any) -> Handler:
 
 
 def is_address(text: Any) -> bool:
-    """Whether a text is a mail address, in the form that needs no quoting. It cannot hold a line break."""
-    return isinstance(text, str) and len(text) <= MAX_ADDRESS and _ADDRESS.fullmatch(text) is not None
+    """Whether a text is a mail address, in the form that needs no quoting. It cannot hold a line break, nor an encoded
+    word (RFC 2047), in which one could be hidden."""
+    return (
+        isinstance(text, str) and len(text) <= MAX_ADDRESS and "=?" not in text and _ADDRESS.fullmatch(text) is not None
+    )
 
 
 def in_domains(address: str, domains: Sequence[str]) -> bool:

@@ -1,7 +1,9 @@
 """Mails by a real SMTP server: what arrives, what is refused, and what a payload cannot put into a header."""
 
+import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,9 @@ async def test_a_mail_without_recipients_or_with_very_many_is_rejected(office: O
 INJECTIONS = [
     f"x{line_break}Bcc: eve@evil.example{line_break}{line_break}body"
     for line_break in ("\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\x00\n")
+] + [
+    "=?utf-8?q?x=0D=0ABcc:_eve@evil.example=0D=0A=0D=0Abody?=",
+    "==?utf-8?b?eA0KQmNjOiBldmVAZXZpbC5leGFtcGxlDQoNCmJvZHk=?= Bcc",
 ]
 
 
@@ -104,6 +109,17 @@ async def test_a_payload_adds_no_header(office: Office, value: str) -> None:
         b"mime-version", b"subject", b"to",
     ]  # fmt: skip
     assert "Bcc" in mail.message["Subject"]
+
+
+async def test_an_assignee_adds_no_header(office: Office) -> None:
+    """An encoded word may be part of a mail address, by the letters that it consists of."""
+    endpoint = await office.endpoint(kind="email", to=["assignees"])
+    await office.handled(
+        endpoint, {"assignees": [ANN, "=?utf-8?q?x=0D=0ABcc=3A_eve=40evil.example=0D=0A?=@example.com"]}
+    )
+    (mail,) = office.mails.mails
+    assert mail.to == [ANN]
+    assert b"Bcc" not in mail.raw.partition(b"\r\n\r\n")[0]
 
 
 async def test_a_payload_that_ends_the_mail_early_is_text(office: Office) -> None:
@@ -211,6 +227,54 @@ async def test_a_server_that_cannot_be_reached_is_tried_again(
     assert result.outcome.error in errors
     await unlucky.desk.reporter.close()
     assert [report.failures for _, report in unlucky.desk.circuits.reports] == [1]
+
+
+@asynccontextmanager
+async def responding(**responses: bytes) -> AsyncIterator[MailServer]:
+    """A server that responds to some commands, or `connect`, with these bytes. Empty: with nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(responses.get("connect", b"220 mail.test\r\n"))
+        while line := await reader.readline():
+            command = line[:4].decode().lower()
+            writer.write(responses.get(command, b"354 go on\r\n" if command == "data" else b"250 fine\r\n"))
+            if command == "data":
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(responses.get("mails", b"250 accepted\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield MailServer("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("responses", "verdict", "error", "detail"),
+    [
+        ({"quit": b""}, Verdict.DELIVERED, None, "250 accepted"),
+        ({"quit": b"\xff\r\n"}, Verdict.DELIVERED, None, "250 accepted"),
+        ({"mails": b"250 \xfcbernommen\r\n"}, Verdict.DELIVERED, None, "250 ?bernommen"),
+        ({"mails": b"552 \xfcberf\xfcllt\r\n"}, Verdict.REJECTED, FailureCode.MAIL_REJECTED, "552 ?berf?llt"),
+        ({"rcpt": b"450 sp\xe4ter\r\n"}, Verdict.RETRY, FailureCode.MAIL_DEFERRED, "450 sp?ter"),
+        ({"connect": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, Verdict.RETRY, FailureCode.PROTOCOL, "-1 "),
+        ({"mails": b"\x00\x01\x02\r\n"}, Verdict.RETRY, FailureCode.PROTOCOL, "-1 "),
+    ],
+)
+async def test_any_response_is_understood(
+    office: Office,
+    egress: EgressClient,
+    responses: dict[str, bytes],
+    verdict: Verdict,
+    error: FailureCode | None,
+    detail: str,
+) -> None:
+    async with responding(**responses) as server:
+        sending = made_office(office.store, office.desk.receiver, egress, office.mails, Mailer(server, SENDER))
+        delivery = await sending.delivery(await sending.endpoint(kind="email", to=[ANN]), ORDER)
+        await sending.desk.handle(delivery, timeout=timedelta(seconds=0.8))
+        attempt = await sending.desk.attempt(delivery)
+        assert (attempt.verdict, attempt.error) == (verdict, error)
+        assert (attempt.error_detail or (attempt.response_body or b"").decode()).startswith(detail)
+        await sending.desk.reporter.close()
 
 
 async def handled_by(
