@@ -29,6 +29,7 @@ async def read_body(request: Request) -> bytes:
 
 def decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     try:
+        body.decode()  # msgspec does not look whether a text within a `Raw` is UTF-8
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from error

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api import problem_types
+from api import patterns, problem_types
 from api.axme import mapping
 from api.axme.schemas import decode_intent, decode_resolve, decode_resume
 from api.axme.streams import RenderedAgentStream, RenderedIntentStream
@@ -33,6 +33,8 @@ MAX_REASON = 2_000
 Since = Annotated[int, Query(ge=0, le=2**53)]
 WaitSeconds = Annotated[int, Query(ge=1)]
 Limit = Annotated[int, Query(ge=1, le=500)]
+Part = Annotated[str, Query(pattern=patterns.NO_NUL)]
+"""A part of an agent's address."""
 
 
 @router.get("/health")
@@ -167,6 +169,8 @@ async def resolve_intent(
     body = decoded(decode_resolve, await read_body(request))
     if body.reason is not None and len(body.reason) > MAX_REASON:
         raise invalid("reason", f"takes at most {MAX_REASON} characters")
+    if body.reason is not None and "\0" in body.reason:
+        raise invalid("reason", "has a NUL character (U+0000)")
     if body.status == IntentStatus.CANCELED and _is_sender(caller, intent):
         return _settled(await services.intents.cancel(store, caller.actor, intent, body.reason or ""))
     _check_may_settle(caller, intent, OWNED)
@@ -183,7 +187,7 @@ async def resolve_intent(
 
 @router.get("/v1/agents")
 async def list_agents(
-    services: ServicesDep, store: Store, caller: Principal, org_id: str, workspace_id: str, limit: Limit = 100
+    services: ServicesDep, store: Store, caller: Principal, org_id: Part, workspace_id: Part, limit: Limit = 100
 ) -> Response:
     """`org_id` is the name of a tenant."""
     OWNED.check(caller, "GET")

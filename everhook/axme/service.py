@@ -68,6 +68,8 @@ OUTAGE_PAUSE_S = 1.0
 
 _TYPE = re.compile(r"[a-z0-9_]+(?:\.[a-z0-9_]+)+\.v[0-9]+")
 _MIN_LEFT = timedelta(seconds=1)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+"""What is later may have no time in UTC."""
 _OPEN = (DeliveryStatus.AVAILABLE, DeliveryStatus.AWAITING_DECISION)
 
 
@@ -524,6 +526,8 @@ def _check(new: NewIntent) -> None:
             raise InvalidField("deadline_at", "must name its offset from UTC, such as `Z`")
         if new.deadline_at <= datetime.now(UTC) + _MIN_LEFT:
             raise InvalidField("deadline_at", "lies in the past, or is less than a second away")
+        if new.deadline_at > _LATEST:
+            raise InvalidField("deadline_at", "is later than 9999-12-30")
 
 
 def _envelope(new: NewIntent, to: AgentAddress, actor: Actor) -> bytes:

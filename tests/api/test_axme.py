@@ -427,6 +427,7 @@ async def test_senders_that_use_an_address_at_once_create_one_agent(running: Ser
         ({"deadline_at": "2026-01-01T00:00:00Z"}, "deadline_at"),
         ({"deadline_at": "2036-01-01T00:00:00"}, "deadline_at"),
         ({"deadline_at": "tomorrow"}, "deadline_at"),
+        ({"deadline_at": "9999-12-31T23:59:59-23:59"}, "deadline_at"),
         ({"max_delivery_attempts": 3}, "max_delivery_attempts"),
         ({"colour": "red"}, "colour"),
         ({"human_task": {"task_type": "poetry"}}, "human_task.task_type"),
@@ -441,6 +442,33 @@ async def test_a_wrong_intent_is_refused_by_field(running: Served, change: JSON,
     assert refused.value.status_code == 422
     assert refused.value.message.startswith(field)
     assert refused.value.body["error"]["code"] == "invalid-request"
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "status"),
+    [
+        ("resolve", b'{"status": "CANCELED", "reason": "x\\u0000"}', 422),
+        ("resolve", b'{"status": "FAILED", "error": "\xff"}', 400),
+        ("resolve", b'{"status": "COMPLETED", "result": "\xff"}', 400),
+        ("resume", b'{"action": "fail", "x": "\xff"}', 400),
+        ("resume", b'{"x": "\xff"}', 400),
+    ],
+)
+async def test_what_is_no_text_settles_no_intent(
+    running: Served, agent: str, call: str, body: bytes, status: int
+) -> None:
+    intent_id = await running.send(agent)
+    await running.listen(agent)
+    response = await running.api.http.post(
+        f"/axme/v1/intents/{intent_id}/{call}", content=body, headers={"content-type": "application/json"}
+    )
+    assert response.status_code == status, response.text
+    assert (await running.get(intent_id))["status"] == "IN_PROGRESS"
+
+
+async def test_a_nul_names_no_agents(running: Served) -> None:
+    response = await running.api.http.get("/axme/v1/agents", params={"org_id": "default", "workspace_id": "\0"})
+    assert response.status_code == 422
 
 
 async def test_errors_have_the_form_that_the_client_reads(running: Served, agent: str) -> None:
