@@ -29,7 +29,7 @@ async def read_body(request: Request) -> bytes:
 
 def decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     try:
-        body.decode()  # msgspec does not look whether a text within a `Raw` is UTF-8
+        body.decode()  # msgspec does not check that a `Raw` is UTF-8; 0.2 us for 1 KB of ASCII
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from error

@@ -41,8 +41,10 @@ def fork_server(module: str, *arguments: str) -> Iterator[Path]:
 
 
 def forks(descriptor: int) -> Iterator[socket.socket]:
-    """For each connection to this socket, a fork of this process gets the connection. In this process it has no items,
-    and ends when the standard input does."""
+    """Fork this process for each connection to the socket with this descriptor, until the standard input ends.
+
+    Yields the connection in the fork, and nothing in this process.
+    """
     listener = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end leave no zombie
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:

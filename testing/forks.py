@@ -49,8 +49,8 @@ PRELOADED = (
 )
 
 _SERVER = "EVERHOOK_TEST_FORKS"
-"""The environment variable that names the socket of a server that this process shares with others. No other process
-inherits it (`clean_environment`): one in a network namespace of its own needs forks in that namespace."""
+"""The environment variable with the socket of the server. Processes of the product do not inherit it
+(`clean_environment`): those in another network namespace need a server, and forks, in that namespace."""
 
 
 class Forked:
@@ -73,7 +73,7 @@ class Forked:
 
 @contextlib.contextmanager
 def one_server_for_all() -> Iterator[None]:
-    """For the processes that are started meanwhile."""
+    """Start the server that this process and the test processes that it starts share."""
     with fork_server(__name__) as path:
         os.environ[_SERVER] = str(path)
         try:
@@ -107,13 +107,12 @@ def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _parent() -> tuple[BinaryIO, BinaryIO]:
     """Requests to and responses of the process that forks for this one."""
-    server = os.environ.get(_SERVER)
-    if server is None:
+    if _SERVER not in os.environ:
         until_the_end = contextlib.ExitStack()
         atexit.register(until_the_end.close)
-        server = str(until_the_end.enter_context(fork_server(__name__)))
+        until_the_end.enter_context(one_server_for_all())
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(server)
+        connection.connect(os.environ[_SERVER])
         return connection.makefile("wb"), connection.makefile("rb")
 
 

@@ -1,7 +1,7 @@
 """What all tests share.
 
 Temporary files are in memory, one throwaway certificate authority is all that is trusted, tests are collected without
-the garbage collector, statements are compiled once, and a run in several processes has an order of its own.
+the garbage collector, statements are compiled once, and a run in several processes forks them and has its own order.
 """
 
 import atexit

@@ -170,7 +170,7 @@ async def resolve_intent(
     if body.reason is not None and len(body.reason) > MAX_REASON:
         raise invalid("reason", f"takes at most {MAX_REASON} characters")
     if body.reason is not None and "\0" in body.reason:
-        raise invalid("reason", "has a NUL character (U+0000)")
+        raise invalid("reason", patterns.WORDS[patterns.NO_NUL])
     if body.status == IntentStatus.CANCELED and _is_sender(caller, intent):
         return _settled(await services.intents.cancel(store, caller.actor, intent, body.reason or ""))
     _check_may_settle(caller, intent, OWNED)

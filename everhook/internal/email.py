@@ -148,7 +148,7 @@ class Mailer:
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 reply = await self._exchange(client, mail, to, peers)
-            with suppress(SMTPException, OSError):  # it is accepted, whatever happens now
+            with suppress(SMTPException, OSError):  # the mail is accepted, even if this fails
                 await client.quit(timeout=QUIT_TIMEOUT_S)
         except TimeoutError:
             reply = Reply(None, "no response in time", FailureCode.TIMEOUT_TOTAL)

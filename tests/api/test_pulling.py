@@ -60,6 +60,18 @@ async def test_a_message_is_pulled_and_acknowledged_with_a_result(api: Api, mode
     assert (again["status"], again["duplicate"]) == ("acked", True)
 
 
+async def test_a_result_that_is_no_utf_8_acknowledges_nothing(api: Api) -> None:
+    await api.channel()
+    gid = await pull_endpoint(api)
+    await api.publish({"orderId": 1042})
+    (item,) = await poll(api, gid)
+    line = b'{"acks": [{"lease": "%s", "result": "\xff"}]}' % item["lease"].encode()
+    refused = await api.http.post(f"/v1/endpoints/{gid}/acks", content=line)
+    assert (refused.status_code, "0xff" in refused.text) == (400, True), refused.text
+    (result,) = await acks(api, gid, acks=[{"lease": item["lease"]}])
+    assert (result["status"], result["duplicate"]) == ("acked", False)
+
+
 async def test_consumers_share_the_work(api: Api) -> None:
     await api.channel()
     gid = await pull_endpoint(api)
