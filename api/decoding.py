@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from api.problems import Problem, invalid, malformed
+from everhook.errors import MalformedPayload
 from everhook.publishing.json_faults import why_not_json
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
@@ -29,12 +30,20 @@ async def read_body(request: Request) -> bytes:
 
 def decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     try:
-        body.decode()  # msgspec does not check that a `Raw` is UTF-8; 0.2 us for 1 KB of ASCII
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(why_not_json(body, error)) from error
+
+
+def checked_utf8(member: bytes, field: str) -> bytes:
+    """A member that is kept as it came: msgspec does not check that texts in a `Raw` are UTF-8. Raises 400."""
+    try:
+        member.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedPayload(field, why_not_json(member, error), "malformed") from error
+    return member
 
 
 def _wrong_shape(complaint: str) -> Problem:

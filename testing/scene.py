@@ -86,12 +86,14 @@ class Scene:
     def arrivals(self, name: str = "") -> list[ArrivalLine]:
         return [line for line in self.receiver.arrivals() if line.path == self.path(name)]
 
-    async def kill_in_mid_request(self, process: Process) -> None:
+    async def kill_in_mid_request(self, *processes: Process) -> None:
         """SIGKILL at a moment when a request is at the receiver and has no response yet."""
         await self.in_flight()
-        process.kill_now()
+        for process in processes:
+            process.kill_now()
         self.kills.append(time.monotonic())
-        await process.wait(10)
+        for process in processes:
+            await process.wait(10)
 
     async def in_flight(self) -> None:
         """Wait for a moment when a request is at the receiver and has no response yet."""

@@ -8,7 +8,7 @@ import msgspec
 import orjson
 
 from api.axme.schemas import HumanTask, IntentBody, TaskResult, decode_task_result
-from api.decoding import decoded
+from api.decoding import checked_utf8, decoded
 from api.problems import invalid
 from api.pulling.acks import MAX_REASON, MAX_RESULT
 from everhook.axme.intents import Intent, IntentEvent
@@ -123,20 +123,24 @@ def _named_by_axme(field: str) -> str:
 
 def result_of_resume(body: Mapping[str, msgspec.Raw]) -> bytes:
     """What an agent that completes an intent responds: all that it sent but `action`."""
-    return checked_result(msgspec.json.encode({name: value for name, value in body.items() if name != "action"}))
+    return checked_result(_without_action(body))
+
+
+def _without_action(body: Mapping[str, msgspec.Raw]) -> bytes:
+    return msgspec.json.encode({name: value for name, value in body.items() if name != "action"})
 
 
 def checked_result(result: bytes) -> bytes:
     if len(result) > MAX_RESULT:
         raise PayloadTooLarge("result", f"has {len(result)} bytes; at most {MAX_RESULT} are accepted", "too_large")
-    return result
+    return checked_utf8(result, "result")
 
 
 def reason_of(body: Mapping[str, msgspec.Raw]) -> str:
     """Why an agent fails an intent: its `reason`, or all that it sent but `action`, shortened."""
     reason = text_of(body.get("reason"))
     if reason is None:
-        reason = msgspec.json.encode({name: value for name, value in body.items() if name != "action"}).decode()
+        reason = checked_utf8(_without_action(body), "body").decode()
     return reason[:MAX_REASON]
 
 

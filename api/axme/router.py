@@ -13,7 +13,7 @@ from api.axme import mapping
 from api.axme.schemas import decode_intent, decode_resolve, decode_resume
 from api.axme.streams import RenderedAgentStream, RenderedIntentStream
 from api.callers import CONSUMERS, DECIDERS, OWNED, PUBLISHERS, Access, Caller
-from api.decoding import decoded, read_body
+from api.decoding import checked_utf8, decoded, read_body
 from api.dependencies import Principal, ServicesDep, Store
 from api.event_stream import EventStream, permission
 from api.idempotency import IdempotencyKey, refuse_second
@@ -180,7 +180,7 @@ async def resolve_intent(
         result = mapping.checked_result(bytes(body.result))
         return _settled(await services.intents.complete(store, caller.actor, intent, result))
     if body.status == IntentStatus.FAILED:
-        reason = body.reason or bytes(body.error or body.result).decode()
+        reason = body.reason or checked_utf8(bytes(body.error or body.result), "error").decode()
         return _settled(await services.intents.fail(store, caller.actor, intent, reason))
     raise invalid("status", "is COMPLETED, FAILED or CANCELED")
 

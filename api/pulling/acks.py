@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 from fastapi import Request
 
-from api.decoding import decoded, read_body
+from api.decoding import checked_utf8, decoded, read_body
 from api.problems import invalid
 from everhook.errors import PayloadTooLarge
 from everhook.pulling.leases import Ack, Extend, Nack
@@ -60,7 +60,7 @@ async def read_lines(request: Request) -> Sequence[Ack | Nack | Extend]:
 
 
 def _ack(line: AckBody, at: str) -> Ack:
-    result = bytes(line.result) or None
+    result = checked_utf8(bytes(line.result), f"{at}.result") or None
     if result is not None and len(result) > MAX_RESULT:
         raise PayloadTooLarge(
             f"{at}.result", f"has {len(result)} bytes; at most {MAX_RESULT} are accepted", "too_large"

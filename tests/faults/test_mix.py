@@ -44,8 +44,7 @@ async def _mixed(scene: Scene) -> None:
         _schedule(scene), _publish_singly(scene, single), *(_publish_group(scene, f"group-{n}") for n in range(GROUPS))
     )
     await _has_started(scene, batch, BEFORE_THE_KILL)
-    await scene.kill_in_mid_request(scene.stack.worker)  # first: the replay goes on until then
-    await scene.kill_in_mid_request(scene.stack.api)
+    await scene.kill_in_mid_request(scene.stack.api, scene.stack.worker)
     [progress] = await scene.sql("SELECT state, started FROM batch WHERE gid = :gid", gid=batch)
     assert (progress.state, progress.started < MANY) == ("running", True)
     await asyncio.gather(scene.stack.start_api(), scene.stack.restart_worker())

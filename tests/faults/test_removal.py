@@ -62,8 +62,11 @@ async def _retained_in_spite_of_a_kill(scene: Scene) -> None:
     await client.get_schedule_handle("retention").trigger()
     await _kill_while_they_go(scene, endpoint)
 
-    await scene.has_statuses(endpoint, 120, delivered=5)
-    assert await scene.sql("SELECT gid FROM message WHERE event_type = 'old'") == []
+    async def are_removed() -> None:
+        assert await scene.statuses(endpoint) == {"delivered": 5}
+        assert await scene.sql("SELECT gid FROM message WHERE event_type = 'old'") == []
+
+    await assert_eventually(are_removed, 120, interval=0.25)
     report = await scene.finish()
     report.assert_all_recorded()
 
