@@ -62,10 +62,12 @@ async def test_event_types_are_described_imported_tried_out_and_checked(
     schema.write_text('{"required": ["id"], "properties": {"id": {"type": "integer"}}}')
     example.write_text('{"id": 1}')
     files = ("--schema", str(schema), "--example", str(example))
-    made = await everhook.json("event-types", "create", name, "--description", "It was made.", *files)
-    assert (made["example"], made["description"]) == ({"id": 1}, "It was made.")
+    made = await everhook.json("event-types", "create", name, "--description", "It was made.\nBy hand.", *files)
+    assert (made["example"], made["description"]) == ({"id": 1}, "It was made.\nBy hand.")
     assert name in (await everhook.ok("event-types", "list")).out
-    assert "It was made." in (await everhook.ok("event-types", "show", name)).out
+    shown = (await everhook.ok("event-types", "show", name)).out
+    assert re.search(r"  It was made\. *\n +By hand\.", shown) and "\N{REPLACEMENT CHARACTER}" not in shown
+    assert '\nschema\n  {\n    "required": [\n' in shown and '\nexample\n  {\n    "id": 1\n  }\n' in shown
     endpoint = await create_endpoint_for_receiver(everhook, at, channel)
     assert (await everhook.ok("endpoints", "test", endpoint["endpointGid"], "--type", name)).status == 0
     (request,) = await live.receiver.wait_for(1, path=path)
@@ -720,6 +722,7 @@ async def test_messages_of_the_api_are_escaped_for_the_terminal(plain: Everhook,
         ("/v1/dead-letters/x", models.DeadLetterDetail, ["dead-letters", "show", "x"]),
         ("/v1/channels/x/messages", models.PublishedMessage, ["publish", "x", "{}"]),
         ("/v1/batches/x", models.Batch, ["batches", "show", "x"]),
+        ("/v1/event-types/x", models.EventType, ["event-types", "show", "x"]),
     ],
 )
 async def test_every_field_of_a_response_is_escaped_for_the_terminal(
