@@ -308,7 +308,7 @@ def test_endpoint(
     with session.out.busy(f"waiting for the response of {gid} …"):
         delivery = wait_for_end(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
     session.out.show(delivery, show_delivery)
-    conclude([delivery])
+    conclude(session, [delivery])
 
 
 def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
