@@ -104,7 +104,8 @@ def _refused(stats: SimulationStats) -> Text | None:
     if not stats.refused:
         return None
     (why, count), *_ = stats.refused.most_common(1)
-    return Text(f"{stats.refused.total():,}; {count:,} times: {printable(why)}", style="red")
+    total = stats.refused.total()
+    return Text(f"{total:,}{f'; {count:,} of them' if count < total else ''}: {printable(why)}", style="red")
 
 
 def _latency(stats: SimulationStats) -> str | None:
