@@ -40,7 +40,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys", rich_help_panel=RUN)
 add_commands(app)
 app.add_typer(receipts_app, name="receipts")
-console = Console()
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True)
 
 
@@ -126,8 +126,7 @@ def migrate(
 
     settings = load_settings()
     try:
-        report = lambda line: console.print(line, highlight=False)  # noqa: E731
-        asyncio.run(upgrade(settings.database_url, report, partition=partition))
+        asyncio.run(upgrade(settings.database_url, console.print, partition=partition))
     except Exception as error:
         if not is_unavailable(error):
             raise
@@ -152,7 +151,7 @@ def setup() -> None:
         except RuntimeError as error:
             raise UsageError(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
-            await provision(client, settings, lambda line: console.print(line, highlight=False))
+            await provision(client, settings, console.print)
         except RPCError as error:
             raise UsageError(f"Temporal rejects the call: {error}; `everhook doctor` shows what exists") from error
 

@@ -29,7 +29,7 @@ Document = TypeVar("Document")
 WIDE = 110
 """Terminal width from which tables show all their columns."""
 
-WHOLE = ("delivery", "endpoint", "subscription", "status", "state", "response", "age")
+WHOLE = ("delivery", "endpoint", "subscription", "task", "batch", "key", "status", "state", "response", "age")
 """Columns that are never wrapped, so that gids can be copied."""
 
 PATIENCE_S = 1.0
