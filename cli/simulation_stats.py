@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cli.following import TERMINAL
+from cli.formatting import counted
 from cli.output import pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -80,8 +81,13 @@ def picture(stats: SimulationStats) -> RenderableType:
     rows: list[tuple[str, str | Text | None]] = [
         ("published", f"{stats.published:,}  ({stats.published / stats.seconds:,.1f} a second)"),
         ("refused", _refused(stats)),
-        ("arrived", f"{len(stats.arrived_at):,} messages in {stats.requests:,} requests" if stats.requests else None),
-        ("forged", f"{stats.forged:,} requests had no valid signature" if stats.forged else None),
+        (
+            "arrived",
+            f"{counted(len(stats.arrived_at), 'message')} in {counted(stats.requests, 'request')}"
+            if stats.requests
+            else None,
+        ),
+        ("forged", f"{counted(stats.forged, 'request')} without a valid signature" if stats.forged else None),
         ("latency", _latency(stats)),
     ]
     counts = stats.outcomes

@@ -124,7 +124,7 @@ def _given(validation: str | None, retention_days: float | None) -> dict[str, An
 
 def _retention(channel: Channel) -> str:
     days = channel["retentionDays"]
-    return "as long as the settings say" if days is None else f"{days:g} days"
+    return "as long as the settings say" if days is None else "1 day" if days == 1 else f"{days:g} days"
 
 
 def _policy(channel: Channel) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
-from cli.formatting import age, when
+from cli.formatting import age, counted, when
 from cli.options import (
     DEFAULT_LIMIT,
     CircuitJson,
@@ -394,7 +394,7 @@ def _failing(endpoint: Endpoint) -> str:
     if not circuit["failures"]:
         return ""
     until = f", no requests until {when(circuit['until'])}" if circuit["until"] else ""
-    return f"{circuit['failures']} failures in a row, failing since {age(circuit['failingSince'])}{until}"
+    return f"{counted(circuit['failures'], 'failure')} in a row, failing since {age(circuit['failingSince'])}{until}"
 
 
 def _with(shown: Text, more: str) -> Text:

@@ -13,8 +13,10 @@ _POSTGRESQL = re.compile(
     r"postgresql\+asyncpg://([^:/]*(:[^@]*)?@)?"  # a password may have any character except @, as SQLAlchemy takes it
     r"(\[[^/?]+\]|[^/:?]+)?(:(?P<port>[0-9]{1,5}))?(/[^?]*)?(\?(?P<parameters>.*))?"
 )
-_PARAMETERS = ("sslmode", "host", "port", "passfile", "service", "servicefile", "target_session_attrs", "krbsrvname")
-_PARAMETERS += ("gsslib", "prepared_statement_cache_size")
+_PARAMETERS = (
+    *("sslmode", "host", "port", "passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib"),
+    "prepared_statement_cache_size",
+)
 """Those of asyncpg whose values are texts, and SQLAlchemy's own."""
 
 

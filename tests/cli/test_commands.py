@@ -106,7 +106,8 @@ async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
     gid = task["taskGid"]
     assert gid in (await everhook.ok("tasks", "list", "--inbox", inbox)).out
     assert "No task matches" in (await everhook.ok("tasks", "list", "--inbox", inbox, "--overdue")).out
-    await everhook.ok("tasks", "comment", gid, "I asked the supplier.")
+    commented = (await everhook.ok("tasks", "comment", gid, "I asked the supplier.")).out
+    assert commented == f"{gid}: the comment is recorded\n"
     shown = (await everhook.ok("tasks", "show", gid)).out
     assert '"orderId": 1042' in shown and "I asked the supplier." in shown
     missing = await everhook("tasks", "decide", gid, "rejected", "--yes")
@@ -521,7 +522,7 @@ async def test_health_names_the_endpoints_that_are_unhealthy_and_why(
 
     one = await everhook.ok("health", gid, "--window", "1h")
     assert "failing" in one.out and "■ disabled" in one.out
-    assert "0.0% of 1 attempts" in one.out and re.search(r"failures +·*█", one.out)
+    assert "0.0% of 1 attempt" in one.out and re.search(r"failures +·*█", one.out)
     assert "0 of 1 attempts delivered in the last hour" in one.out
     assert re.search(r"http_410 +1 ", one.out)
     assert (await everhook.json("health", gid))["window"] == "24h"
