@@ -98,11 +98,19 @@ def _status_of(what: Callable[[], int]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
             return _report(explained)
-        if (show := getattr(error, "show", None)) is not None:  # click's usage errors
-            show()
+        if hasattr(error, "show"):  # click's usage errors
+            _show(error)
             return UsageError.status
         errors.print_exception()
         return 1
+
+
+def _show(error: Any) -> None:
+    """Print a usage error of click, without pydantic's prefix, and with a hint for an option before the command."""
+    error.message = error.message.replace("Value error, ", "")
+    if not getattr(error, "possibilities", True) and hasattr(error.ctx.command, "commands"):
+        error.message += f"; options follow the command: {error.ctx.command_path} COMMAND {error.option_name} …"
+    error.show()
 
 
 def _report(error: CommandError) -> int:
