@@ -322,7 +322,7 @@ def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
             circuit=state(endpoint["circuit"]["state"]),
             tenant=endpoint["tenant"],
             url=_where(endpoint),
-            description=endpoint["description"],
+            description=endpoint["description"] if endpoint["url"] else "",
         )
     return rows.table
 
@@ -369,10 +369,10 @@ def _what_it_has(mode: Mode) -> str:
 
 
 def _where(endpoint: Endpoint) -> str:
-    """Its URL, or how it receives without one."""
+    """Its URL, or what it is called and how it receives without one."""
     handler = _handler(endpoint)
     kind = f": {handler['kind']}" if handler is not None else ""
-    return endpoint["url"] or f"({endpoint['mode']}{kind})"
+    return endpoint["url"] or f"{endpoint['description']} ({endpoint['mode']}{kind})".lstrip()
 
 
 def _handler(endpoint: Endpoint) -> HandlerOptions | None:

@@ -83,7 +83,7 @@ def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableTy
             success_1h=_rate(one["lastHour"]),
             alerts=", ".join(alert["alert"] for alert in one["alerts"]),
             reason=_worst_part(one["parts"]),
-            url=one["url"],
+            url=one["url"] or one["description"],
         )
     return rows.table
 

@@ -150,7 +150,7 @@ def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | S
     if not not_closed:
         return ok("endpoints", f"{total:,}, all of them can receive")
     counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
-    named = "; ".join(f"{one['endpointGid']} {one['url']}" for one in bad[:NAMED])
+    named = "; ".join(f"{one['endpointGid']} {one['url'] or one['description']}".strip() for one in bad[:NAMED])
     return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")
 
 

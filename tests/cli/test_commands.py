@@ -138,6 +138,17 @@ async def test_a_channel_from_creation_to_deletion(everhook: Everhook, channel: 
     assert (await everhook("channels", "show", channel)).status == 1
 
 
+async def test_a_channel_shows_who_has_to_approve_its_messages(everhook: Everhook, live: Live, channel: str) -> None:
+    options = ("--mode", "inbox", "--name", "Managers", "--assignee", "ann", "--description", "the board")
+    inbox = (await everhook.json("endpoints", "create", *options))["endpointGid"]
+    assert re.search(rf"{inbox} .* the board \(inbox\)", (await everhook.ok("endpoints", "list")).out)
+    await live.api.channel(channel, gates=[{"inbox": inbox}, {"inbox": inbox, "filter": {"amount": {"$gt": 5}}}])
+    shown = (await everhook.ok("channels", "show", channel)).out
+    assert re.search(rf'gates  +{inbox} *\n +{inbox}  filter {{"amount": {{"\$gt": 5}}}}', shown)
+    listed = (await everhook.ok("channels", "list", "--limit", "500")).out
+    assert re.search(rf"{channel}  +the default +2 steps  +off", listed)
+
+
 async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str, channel: str, tmp_path: Path) -> None:
     options = ["--event", "order.*", "--rate-limit", "5", "--signature", "standard", "--format", "raw"]
     more = ["--header", "X-Mine: a: b", "--metadata", '{"a": 1}', "--description", "mine", "--preset", "brisk"]
@@ -601,6 +612,21 @@ async def test_status_reports_what_the_overview_reports(plain: Everhook, live: L
     assert findings["not yet started"]["level"] == "wrong"
     assert "2 with an open circuit of 3" in findings["endpoints"]["detail"]
     assert findings["dead letters"]["detail"] == "4: 4 exhausted"
+
+
+@pytest.mark.parametrize(
+    ("url", "description", "named"),
+    [(None, "queue of acme", " queue of acme"), (None, "", ""), ("http://a", "b", " http://a")],
+)
+async def test_an_endpoint_without_a_url_is_named_by_its_description(
+    plain: Everhook, live: Live, pretend: Any, url: str | None, description: str, named: str
+) -> None:
+    one = hostile(models.ScoredEndpoint) | {"endpointGid": "ep_1", "url": url, "description": description}
+    pretend("/readyz", 200, READY)
+    pretend("/v1/health/overview", 200, overview() | {"endpoints": [one]})
+    assert f"3: ep_1{named}\n" in (await plain("status", "--api-url", live.receiver.url)).out
+    pretend("/v1/health/overview", 200, overview() | {"endpoints": [one], "errors": []})
+    assert re.search(rf"^ +1 .* ep_1 .*{named} *$", (await plain("health", "--api-url", live.receiver.url)).out, re.M)
 
 
 @pytest.mark.parametrize(
