@@ -271,7 +271,7 @@ class Settings(BaseSettings):
         description="When a parked delivery first checks whether it can be sent; the interval doubles each time.",
     )
     dead_letter_retention_days: float = Field(
-        30, gt=0, description="After this time an untouched dead letter is discarded."
+        30, gt=0, le=MAX_RETENTION_DAYS, description="After this time an untouched dead letter is discarded."
     )
 
     retention_every_seconds: float = Field(3600, gt=0, description="How often expired data is deleted.")

@@ -147,6 +147,7 @@ def test_an_error_in_a_list_names_its_variable(
         ("EVERHOOK_RECONCILE_EVERY_SECONDS", "0"),
         ("EVERHOOK_PARK_CHECK_SECONDS", "-1"),
         ("EVERHOOK_DEAD_LETTER_RETENTION_DAYS", "0"),
+        ("EVERHOOK_DEAD_LETTER_RETENTION_DAYS", "1e9"),
         ("EVERHOOK_RETENTION_EVERY_SECONDS", "0"),
         ("EVERHOOK_PAYLOAD_RETENTION_DAYS", "-1"),
         ("EVERHOOK_DELIVERY_RETENTION_DAYS", "1e9"),
