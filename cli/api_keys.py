@@ -7,7 +7,7 @@ from datetime import timedelta
 from cli.context import load_settings_here, opened_database
 from cli.errors import UsageError
 from everhook.audit.store import Actor
-from everhook.errors import DomainError
+from everhook.errors import DomainError, InvalidField
 from everhook.settings import Settings
 from everhook.storage.engine import Session, is_unavailable, refuses_connections
 from everhook.storage.tables import now
@@ -15,6 +15,8 @@ from everhook.tenants.api_keys import ApiKeyService, ApiKeyView, CreatedApiKey, 
 
 ACTOR = Actor("command line")
 ALL_AT_ONCE = 10_000
+_OPTIONS = {"name": "--name", "scopes": "--scope", "tenant": "--tenant", "expiresAt": "--expires-in-days"}
+"""The options of `everhook keys create`, by the fields that they set."""
 
 
 async def require_a_key(settings: Settings) -> None:
@@ -61,5 +63,7 @@ async def _writing() -> AsyncIterator[tuple[ApiKeyService, Session]]:
         try:
             async with database.writing() as session:
                 yield ApiKeyService(database), session
+        except InvalidField as error:
+            raise UsageError(f"{_OPTIONS.get(error.field, error.field)}: {error.message}") from error
         except DomainError as error:
             raise UsageError(str(error)) from error

@@ -9,6 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cli.formatting import counted
 from cli.output import Output
 from cli.terminal_text import printable
 
@@ -79,12 +80,8 @@ def conclude(out: Output, findings: Sequence[Finding], **more: Any) -> None:
 
 def _sum(wrong_ones: int, warnings: int) -> Text:
     if wrong_ones:
-        rest = f", {_warnings(warnings)}" if warnings else ""
+        rest = f", {counted(warnings, 'warning')}" if warnings else ""
         return Text(f"{wrong_ones} wrong{rest}.", style="bold red")
     if warnings:
-        return Text(f"It works, with {_warnings(warnings)}.", style="yellow")
+        return Text(f"It works, with {counted(warnings, 'warning')}.", style="yellow")
     return Text("Everything is healthy.", style="bold green")
-
-
-def _warnings(count: int) -> str:
-    return f"{count} warning" if count == 1 else f"{count} warnings"

@@ -8,12 +8,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cli.api_client.client import Api
+from cli.command import Session
 from cli.formatting import age, clock, response, when
 from cli.output import lines, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook_client import calls
-from everhook_client.models import Attempt, DeliveryDetail
+from everhook_client.models import Attempt, DeliveryDetail, Endpoint
 
 POLL_S = 0.2
 TERMINAL = ("delivered", "dead_lettered", "discarded")
@@ -39,10 +40,41 @@ def wait_for_end(api: Api, gid: str, patience_s: float, *, first_attempt: bool =
         time.sleep(POLL_S)
 
 
-def conclude(deliveries: Sequence[DeliveryDetail]) -> None:
-    """Exit with status 1 unless all were delivered."""
+def conclude(session: Session, deliveries: Sequence[DeliveryDetail]) -> None:
+    """Exit with status 1 unless all were delivered. For those that still wait, standard error says for what."""
+    for delivery in deliveries:
+        if reason := _waits_for(session.api, delivery):
+            session.out.note(f"{delivery['deliveryGid']} is not delivered: {reason}", "yellow")
     if any(delivery["status"] != "delivered" for delivery in deliveries):
         raise typer.Exit(FAILED)
+
+
+def _waits_for(api: Api, delivery: DeliveryDetail) -> str | None:
+    """What a delivery waits for. None if it has ended, or its attempts show it."""
+    endpoint = delivery["endpointGid"]
+    if delivery["status"] == "parked":
+        return _parked(api.call(calls.get_endpoint(endpoint)))
+    if delivery["status"] in ("accepted", "sending") and not delivery["attempts"]:
+        return "its first attempt has not ended; `everhook status` shows whether workers run"
+    return {
+        "available": f"no consumer has taken it (everhook consume --endpoint {endpoint})",
+        "awaiting_decision": f"its task is not decided (everhook tasks list --inbox {endpoint} --state open)",
+        "gated": "it waits for the decisions of a gate (everhook tasks list --state open)",
+        "queued": "it waits for the messages before it in its group",
+    }.get(delivery["status"])
+
+
+def _parked(endpoint: Endpoint) -> str:
+    circuit = endpoint["circuit"]
+    if endpoint["status"] != "enabled":
+        return f"its endpoint is {endpoint['status']}" + (
+            f": {endpoint['statusReason']}" if endpoint["statusReason"] else ""
+        )
+    if circuit["state"] == "closed":
+        return "it is parked, and is released because the circuit of its endpoint is closed again"
+    return f"the circuit of its endpoint is {circuit['state'].replace('_', '-')}" + (
+        f" until {when(circuit['until'])}" if circuit["until"] else ""
+    )
 
 
 def show_delivery(delivery: DeliveryDetail) -> RenderableType:

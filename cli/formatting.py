@@ -39,6 +39,11 @@ def clock(moment: str | None) -> str:
     return f"{at.astimezone():%H:%M:%S}"
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 dead letter`, `1,200 dead letters`. `many` is the plural, by default with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def last_response(delivery: Delivery | DeliveryDetail) -> str:
     code = delivery["lastStatusCode"]
     return str(code) if code is not None else delivery["lastError"] or ""

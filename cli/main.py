@@ -40,7 +40,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys", rich_help_panel=RUN)
 add_commands(app)
 app.add_typer(receipts_app, name="receipts")
-console = Console()
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 errors = Console(stderr=True)
 
 
@@ -98,11 +98,19 @@ def _status_of(what: Callable[[], int]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and (explained := streams.explained(error)) is not None:
             return _report(explained)
-        if (show := getattr(error, "show", None)) is not None:  # click's usage errors
-            show()
+        if hasattr(error, "show"):  # click's usage errors
+            _show(error)
             return UsageError.status
         errors.print_exception()
         return 1
+
+
+def _show(error: Any) -> None:
+    """Print a usage error of click, without pydantic's prefix, and with a hint for an option before the command."""
+    error.message = error.message.replace("Value error, ", "")
+    if not getattr(error, "possibilities", True) and hasattr(error.ctx.command, "commands"):
+        error.message += f"; options follow the command: {error.ctx.command_path} COMMAND {error.option_name} …"
+    error.show()
 
 
 def _report(error: CommandError) -> int:
@@ -126,8 +134,7 @@ def migrate(
 
     settings = load_settings()
     try:
-        report = lambda line: console.print(line, highlight=False)  # noqa: E731
-        asyncio.run(upgrade(settings.database_url, report, partition=partition))
+        asyncio.run(upgrade(settings.database_url, console.print, partition=partition))
     except Exception as error:
         if not is_unavailable(error):
             raise
@@ -152,7 +159,7 @@ def setup() -> None:
         except RuntimeError as error:
             raise UsageError(f"{in_words(str(error))} (TEMPORAL_ADDRESS)") from error
         try:
-            await provision(client, settings, lambda line: console.print(line, highlight=False))
+            await provision(client, settings, console.print)
         except RPCError as error:
             raise UsageError(f"Temporal rejects the call: {error}; `everhook doctor` shows what exists") from error
 

@@ -29,7 +29,7 @@ Document = TypeVar("Document")
 WIDE = 110
 """Terminal width from which tables show all their columns."""
 
-WHOLE = ("delivery", "endpoint", "subscription", "status", "state", "response", "age")
+WHOLE = ("delivery", "endpoint", "subscription", "task", "batch", "key", "status", "state", "response", "age")
 """Columns that are never wrapped, so that gids can be copied."""
 
 PATIENCE_S = 1.0
@@ -138,13 +138,13 @@ def sanitized(value: Document) -> Document:
 
 
 def pairs(rows: Sequence[tuple[str, "str | Text | None"]]) -> Table:
-    """Names and values, one per line. Empty values and None are left out."""
+    """Names and values, one below the other. A value may have several lines. Empty values and None are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         if value:
-            table.add_row(name, _cell(value))
+            table.add_row(name, value if isinstance(value, Text) else lines(value, indent=""))
     return table
 
 

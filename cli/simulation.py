@@ -30,6 +30,9 @@ DRAW_EVERY_S = 0.25
 CLEAR_S = 30
 MOST_READ, MOST_NUDGED = 5_000, 500
 
+FOR_GOOD = (401, 403, 404, 422)
+"""Statuses of refusals that the next message would get as well."""
+
 EVENT_TYPES = ("order.created", "order.paid", "order.shipped")
 """Those of sample messages where the catalogue has no event type with an example."""
 
@@ -60,7 +63,8 @@ class Simulation:
 
     def __init__(self, session: Session, plan: Plan, pool: ThreadPoolExecutor) -> None:
         self.stats = SimulationStats(receives=plan.channel is None)
-        self.interrupted = asyncio.Event()
+        self.interrupted = False
+        self._stopped = asyncio.Event()
         self._session = session
         self._api = Api(session.target)  # without a spinner: its calls are frequent
         self._plan = plan
@@ -71,7 +75,8 @@ class Simulation:
         self._api.close()
 
     async def run(self) -> None:
-        """Run until all is published and delivered, or `drain_s` has passed. Ctrl-C ends it early and cleanly."""
+        """Run until all is published and delivered, or `drain_s` has passed. Ctrl-C ends it early and cleanly, and so
+        does a message that is refused for good."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         async with self._receiving_channel() as channel, self._progress():
@@ -86,7 +91,8 @@ class Simulation:
 
     def _interrupt(self) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-        self.interrupted.set()
+        self.interrupted = True
+        self._stopped.set()
 
     @contextlib.asynccontextmanager
     async def _receiving_channel(self) -> AsyncIterator[str]:
@@ -149,13 +155,13 @@ class Simulation:
         if plan.seconds is not None and due - self.stats.began >= plan.seconds:
             return True
         await self._pause(due - time.monotonic())
-        return self.interrupted.is_set()
+        return self._stopped.is_set()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for `seconds`, or until the run is interrupted."""
+        """Wait for `seconds`, or until the run is stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.interrupted.wait()
+                await self._stopped.wait()
 
     async def _publish(self, channel: str, event_type: str, number: int) -> None:
         payload = self._examples.get(event_type) or _sample(number)
@@ -166,6 +172,8 @@ class Simulation:
             )
         except (Unavailable, ApiError) as error:
             self.stats.refused[str(error)] += 1
+            if isinstance(error, ApiError) and error.status_code in FOR_GOOD:
+                self._stopped.set()
             return
         self.stats.published += 1
         self.stats.published_at[accepted["messageGid"]] = began
@@ -180,7 +188,7 @@ class Simulation:
 
     async def _drain(self) -> None:
         until = time.monotonic() + self._plan.drain_s
-        while self.stats.open and not self.interrupted.is_set() and time.monotonic() < until:
+        while self.stats.open and not self._stopped.is_set() and time.monotonic() < until:
             await self._pause(DRAW_EVERY_S)
 
     async def _follow(self, channel: str) -> None:
@@ -282,4 +290,4 @@ async def run(session: Session, plan: Plan) -> tuple[SimulationStats, bool]:
     session.out.show(simulation.stats.document(ended=True), lambda _: picture(simulation.stats))
     if simulation.stats.outcomes["parked"]:
         session.out.note(PARKED, "yellow")
-    return simulation.stats, simulation.interrupted.is_set()
+    return simulation.stats, simulation.interrupted

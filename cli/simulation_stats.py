@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cli.following import TERMINAL
+from cli.formatting import counted
 from cli.output import pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -80,8 +81,13 @@ def picture(stats: SimulationStats) -> RenderableType:
     rows: list[tuple[str, str | Text | None]] = [
         ("published", f"{stats.published:,}  ({stats.published / stats.seconds:,.1f} a second)"),
         ("refused", _refused(stats)),
-        ("arrived", f"{len(stats.arrived_at):,} messages in {stats.requests:,} requests" if stats.requests else None),
-        ("forged", f"{stats.forged:,} requests had no valid signature" if stats.forged else None),
+        (
+            "arrived",
+            f"{counted(len(stats.arrived_at), 'message')} in {counted(stats.requests, 'request')}"
+            if stats.requests
+            else None,
+        ),
+        ("forged", f"{counted(stats.forged, 'request')} without a valid signature" if stats.forged else None),
         ("latency", _latency(stats)),
     ]
     counts = stats.outcomes
@@ -104,7 +110,8 @@ def _refused(stats: SimulationStats) -> Text | None:
     if not stats.refused:
         return None
     (why, count), *_ = stats.refused.most_common(1)
-    return Text(f"{stats.refused.total():,}; {count:,} times: {printable(why)}", style="red")
+    total = stats.refused.total()
+    return Text(f"{total:,}{f'; {count:,} of them' if count < total else ''}: {printable(why)}", style="red")
 
 
 def _latency(stats: SimulationStats) -> str | None:

@@ -8,40 +8,31 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import formataddr, parseaddr
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from limits import parse_many as parse_rates
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from everhook.circuit.machine import CircuitPolicy
 from everhook.errors import ConfigurationError
 from everhook.internal.options import is_address, one_line
 from everhook.receipts.log.checkpoint import origin_of
+from everhook.storage.database_url import with_async_driver
 
 MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"
 _LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "smtp_domains", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
 
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(ip_network)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
 
 def _comma_separated(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _with_async_driver(url: str) -> str:
-    """Accept the usual URLs (`postgresql://…?sslmode=require`, `sqlite:///`) and add the driver."""
-    for scheme, driver in (
-        ("postgres://", "postgresql+asyncpg://"),
-        ("postgresql://", "postgresql+asyncpg://"),
-        ("sqlite://", "sqlite+aiosqlite://"),
-    ):
-        if url.startswith(scheme):
-            url = driver + url.removeprefix(scheme)
-    # libpq's name of the parameter; asyncpg calls it `ssl` and takes the same values
-    return url.replace("?sslmode=", "?ssl=").replace("&sslmode=", "&ssl=")
 
 
 MAX_RATE = 999_999_999_999
@@ -135,13 +126,15 @@ def _origin(text: str) -> str:
 class Settings(BaseSettings):
     """Every setting of API and worker. A test checks that `docs/configuration.md` lists them all."""
 
-    model_config = SettingsConfigDict(env_prefix="EVERHOOK_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EVERHOOK_", extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     dev: bool = Field(False, description="For development machines only: allows plain-HTTP endpoints, and short keys.")
     log_format: Literal["json", "console"] = Field("json", description="`console` is for people at a terminal.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level written.")
 
-    database_url: Annotated[str, AfterValidator(_with_async_driver)] = Field(
+    database_url: Annotated[str, AfterValidator(with_async_driver)] = Field(
         "sqlite+aiosqlite:///everhook.db",
         description="`postgresql://user:password@host/name`; SQLite only where one process does everything.",
     )
@@ -154,7 +147,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="An admin key that is not in the database: for the first steps, and if one key is enough."
     )
-    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+    trusted_proxies: Annotated[list[Network], NoDecode] = Field(
         default_factory=list,
         description="Networks of proxies whose `X-Forwarded-For` says where a request comes from, comma-separated.",
     )
@@ -278,7 +271,7 @@ class Settings(BaseSettings):
         description="When a parked delivery first checks whether it can be sent; the interval doubles each time.",
     )
     dead_letter_retention_days: float = Field(
-        30, gt=0, description="After this time an untouched dead letter is discarded."
+        30, gt=0, le=MAX_RETENTION_DAYS, description="After this time an untouched dead letter is discarded."
     )
 
     retention_every_seconds: float = Field(3600, gt=0, description="How often expired data is deleted.")
@@ -355,11 +348,11 @@ class Settings(BaseSettings):
         0, ge=0, description="A longer mean response time of an endpoint raises its alert; 0: never."
     )
 
-    egress_allow: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+    egress_allow: Annotated[list[Network], NoDecode] = Field(
         default_factory=list,
         description="Networks that are not public and may contain endpoints, comma-separated.",
     )
-    egress_ports: Annotated[list[int], NoDecode] = Field(
+    egress_ports: Annotated[list[Port], NoDecode] = Field(
         default_factory=list,
         description="Ports endpoints may use, comma-separated; empty: 443, 8443 and all above 1023.",
     )
@@ -465,7 +458,6 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = "; ".join(
-            f"EVERHOOK_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" if e["loc"] else e["msg"]
-            for e in error.errors()
+            f"EVERHOOK_{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
         )
         raise ConfigurationError(wrong.replace("Value error, ", "")) from error

@@ -50,7 +50,7 @@ def settings_for(database_url: str, **overrides: Any) -> Settings:
 @functools.cache
 def _usual_settings() -> Settings:
     """Reading the environment takes longer than many tests."""
-    return _settings(f"{SQLITE}://")
+    return _settings(sqlite_url(Path("replaced.db")))
 
 
 def _settings(database_url: str, **overrides: Any) -> Settings:

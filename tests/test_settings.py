@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from everhook.errors import ConfigurationError
 from everhook.receipts.issuer import issuer_name
-from everhook.settings import MIN_API_KEY_LENGTH, Settings
+from everhook.settings import MIN_API_KEY_LENGTH, Settings, load_settings
 from everhook.storage.keyring import KeyRing, new_master_key
 
 KEY = "k" * MIN_API_KEY_LENGTH
@@ -74,6 +75,9 @@ def test_a_variable_sets_its_field(
         ("postgresql://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
         ("postgres://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
         ("postgresql+asyncpg://u:p@db/everhook", "postgresql+asyncpg://u:p@db/everhook"),
+        ("postgresql://u:p?#[@db:5433/x?sslmode=require", "postgresql+asyncpg://u:p?#[@db:5433/x?ssl=require"),
+        ("postgresql:///x?host=/run/pg&service=a", "postgresql+asyncpg:///x?host=/run/pg&service=a"),
+        ("postgresql://[::1]/x", "postgresql+asyncpg://[::1]/x"),
         ("sqlite:///everhook.db", "sqlite+aiosqlite:///everhook.db"),
         ("sqlite:////data/everhook.db", "sqlite+aiosqlite:////data/everhook.db"),
         ("sqlite+aiosqlite:///everhook.db", "sqlite+aiosqlite:///everhook.db"),
@@ -81,6 +85,51 @@ def test_a_variable_sets_its_field(
 )
 def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
     assert from_environment(monkeypatch, EVERHOOK_DATABASE_URL=given).database_url == used
+    url = make_url(used)
+    url.get_dialect()().create_connect_args(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nope",
+        "postgres:/x",
+        "mysql://a:hunter2@b/c",
+        "postgresql+psycopg2://u:hunter2@h/x",
+        "postgresql://u:hunter2@h:port/x",
+        "postgresql://h:65536/x",
+        "postgresql://h/x?hunter2=1",
+        "postgresql://h/x?prepared_statement_cache_size=many",
+        "sqlite://host/x.db",
+        "sqlite:x.db",
+        "sqlite:///",
+    ],
+)
+def test_an_unusable_database_url_is_reported_in_one_line_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("EVERHOOK_DATABASE_URL", url)
+    with pytest.raises(ConfigurationError, match=r"^EVERHOOK_DATABASE_URL: [^\n]*$") as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("EVERHOOK_EGRESS_ALLOW", "intranet", "'intranet' does not appear to be an IPv4 or IPv6 network"),
+        ("EVERHOOK_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("EVERHOOK_EGRESS_PORTS", "443,65536", "Input should be less than or equal to 65535"),
+    ],
+)
+def test_an_error_in_a_list_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    assert str(refused.value) == f"{variable}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +147,7 @@ def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPa
         ("EVERHOOK_RECONCILE_EVERY_SECONDS", "0"),
         ("EVERHOOK_PARK_CHECK_SECONDS", "-1"),
         ("EVERHOOK_DEAD_LETTER_RETENTION_DAYS", "0"),
+        ("EVERHOOK_DEAD_LETTER_RETENTION_DAYS", "1e9"),
         ("EVERHOOK_RETENTION_EVERY_SECONDS", "0"),
         ("EVERHOOK_PAYLOAD_RETENTION_DAYS", "-1"),
         ("EVERHOOK_DELIVERY_RETENTION_DAYS", "1e9"),
@@ -110,6 +160,7 @@ def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPa
         ("EVERHOOK_EGRESS_ALLOW", "10.0.0.1/8"),
         ("EVERHOOK_EGRESS_ALLOW", "intranet"),
         ("EVERHOOK_EGRESS_ALLOW", "10.0.0.0/8;127.0.0.1"),
+        ("EVERHOOK_CIRCUIT_DISABLE_AFTER_HOURS", "inf"),
         ("EVERHOOK_EGRESS_PORTS", "https"),
         ("EVERHOOK_EGRESS_PORTS", "443 8443"),
     ],

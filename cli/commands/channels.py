@@ -7,11 +7,11 @@ import typer
 from rich.table import Table
 
 from cli.command import Session, command
-from cli.formatting import age, when
+from cli.formatting import age, counted, when
 from cli.options import DEFAULT_LIMIT, CircuitJson, Limit, NoCircuit, PolicyOptions, Yes, changed, circuit_given
 from cli.output import Output, pairs
 from everhook_client import calls
-from everhook_client.models import Channel
+from everhook_client.models import Channel, GateStep
 
 app = typer.Typer(help="Streams that services publish to, each with its delivery policy.", no_args_is_help=True)
 
@@ -93,11 +93,12 @@ def delete_channel(session: Session, name: Name, yes: Yes = False) -> None:
 def _table(out: Output, channels: list[Channel]) -> Table | str:
     if not channels:
         return "There are no channels yet: everhook channels create orders"
-    rows = out.table("name", "policy", "validation", "created")
+    rows = out.table("name", "policy", "gates", "validation", "created")
     for channel in channels:
         rows.add(
             name=channel["name"],
             policy=_policy(channel),
+            gates=counted(len(channel["gates"]), "step") if channel["gates"] else "",
             validation=channel["validation"],
             created=age(channel["createdAt"]),
         )
@@ -110,11 +111,18 @@ def _card(channel: Channel) -> Table:
             ("name", channel["name"]),
             ("policy", _policy(channel)),
             ("circuit settings", json.dumps(channel["circuit"]) if channel["circuit"] is not None else None),
+            ("gates", "\n".join(map(_step, channel["gates"] or ()))),
             ("validation", channel["validation"]),
             ("payloads are kept", _retention(channel)),
             ("created", when(channel["createdAt"])),
         ]
     )
+
+
+def _step(step: GateStep) -> str:
+    """A step of the gate: the inbox that asks, the messages that it is asked about, and what it asks."""
+    rest = [f"{name} {json.dumps(value)}" for name, value in step.items() if name != "inbox"]
+    return "  ".join([step["inbox"], *rest])
 
 
 def _given(validation: str | None, retention_days: float | None) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def _given(validation: str | None, retention_days: float | None) -> dict[str, An
 
 def _retention(channel: Channel) -> str:
     days = channel["retentionDays"]
-    return "as long as the settings say" if days is None else f"{days:g} days"
+    return "as long as the settings say" if days is None else "1 day" if days == 1 else f"{days:g} days"
 
 
 def _policy(channel: Channel) -> str:

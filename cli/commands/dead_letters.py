@@ -14,7 +14,7 @@ from cli.batches import follow
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import show_delivery
-from cli.formatting import age, last_response
+from cli.formatting import age, counted, last_response
 from cli.options import (
     DEFAULT_LIMIT,
     ChannelNames,
@@ -166,17 +166,15 @@ def _decide(
         _each(session, decision, how, gids)
         return
     request = {**selection.given(), "reason": how.reason}
-    counted = session.api.call(decision.call_all(**request, dry_run=True))
-    if how.dry_run or not counted["matched"]:
-        session.out.show(counted, lambda result: f"{result['matched']:,} dead letters match{_skipped(result)}")
+    found = session.api.call(decision.call_all(**request, dry_run=True))
+    if how.dry_run or not found["matched"]:
+        session.out.show(found, lambda result: f"{_matches(result)}{_skipped(result)}")
         return
-    if skipped := _skipped(counted):
-        session.out.note(f"{counted['matched']:,} dead letters match{skipped}")
+    if skipped := _skipped(found):
+        session.out.note(f"{_matches(found)}{skipped}")
     which = f"with {selection}" if selection.given() else "all"
-    letters = "dead letter" if counted["matched"] == 1 else "dead letters"
-    session.out.confirm(
-        f"{decision.name.title()} {counted['matched']:,} {letters} ({which}) at {session.target.url}?", yes=how.yes
-    )
+    letters = counted(found["matched"], "dead letter")
+    session.out.confirm(f"{decision.name.title()} {letters} ({which}) at {session.target.url}?", yes=how.yes)
     started = session.api.call(decision.call_all(**request))
     if how.detach or started["batchGid"] is None:
         session.out.show(
@@ -189,7 +187,8 @@ def _decide(
 def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str]) -> None:
     if how.dry_run:
         session.out.show(
-            {"matched": len(gids), "skipped": 0, "batchGid": None}, lambda _: f"{len(gids):,} dead letters are given"
+            {"matched": len(gids), "skipped": 0, "batchGid": None},
+            lambda _: f"given: {counted(len(gids), 'dead letter')}",
         )
         return
     if len(gids) > 1 or decision.name == "purge":
@@ -203,9 +202,13 @@ def _each(session: Session, decision: Decision, how: BulkOptions, gids: list[str
         session.out.json(results)
 
 
+def _matches(operation: BulkOperation) -> str:
+    return counted(operation["matched"], "dead letter matches", "dead letters match")
+
+
 def _skipped(operation: BulkOperation) -> str:
     skipped = operation.get("skipped", 0)  # absent in older versions of the API
-    return f"; {skipped:,} more are skipped: their endpoint was deleted" if skipped else ""
+    return f"; {skipped:,} more skipped: their endpoint was deleted" if skipped else ""
 
 
 def _table(out: Output, letters: list[Delivery]) -> Table | str:

@@ -136,7 +136,7 @@ def _watch_one(session: Session, gid: str) -> None:
             seen = _state_of(delivery)
             session.out.show(cast(Delivery, {**delivery}), _line)
         if delivery["status"] in TERMINAL:
-            conclude([delivery])
+            conclude(session, [delivery])
             return
         time.sleep(WATCH_EVERY_S)
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
-from cli.formatting import age, when
+from cli.formatting import age, counted, when
 from cli.options import (
     DEFAULT_LIMIT,
     CircuitJson,
@@ -308,7 +308,7 @@ def test_endpoint(
     with session.out.busy(f"waiting for the response of {gid} …"):
         delivery = wait_for_end(session.api, sent["deliveryGid"], wait_seconds, first_attempt=True)
     session.out.show(delivery, show_delivery)
-    conclude([delivery])
+    conclude(session, [delivery])
 
 
 def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
@@ -322,7 +322,7 @@ def _table(out: Output, endpoints: list[Endpoint]) -> Table | str:
             circuit=state(endpoint["circuit"]["state"]),
             tenant=endpoint["tenant"],
             url=_where(endpoint),
-            description=endpoint["description"],
+            description=endpoint["description"] if endpoint["url"] else "",
         )
     return rows.table
 
@@ -369,10 +369,10 @@ def _what_it_has(mode: Mode) -> str:
 
 
 def _where(endpoint: Endpoint) -> str:
-    """Its URL, or how it receives without one."""
+    """Its URL, or what it is called and how it receives without one."""
     handler = _handler(endpoint)
     kind = f": {handler['kind']}" if handler is not None else ""
-    return endpoint["url"] or f"({endpoint['mode']}{kind})"
+    return endpoint["url"] or f"{endpoint['description']} ({endpoint['mode']}{kind})".lstrip()
 
 
 def _handler(endpoint: Endpoint) -> HandlerOptions | None:
@@ -394,7 +394,7 @@ def _failing(endpoint: Endpoint) -> str:
     if not circuit["failures"]:
         return ""
     until = f", no requests until {when(circuit['until'])}" if circuit["until"] else ""
-    return f"{circuit['failures']} failures in a row, failing since {age(circuit['failingSince'])}{until}"
+    return f"{counted(circuit['failures'], 'failure')} in a row, failing since {age(circuit['failingSince'])}{until}"
 
 
 def _with(shown: Text, more: str) -> Text:

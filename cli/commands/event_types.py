@@ -1,16 +1,17 @@
 """`everhook event-types`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from cli.command import Session, command
 from cli.formatting import age, when
 from cli.options import DEFAULT_LIMIT, Limit, Yes, changed, json_value, read_text
-from cli.output import Output, pairs
+from cli.output import Output, lines, pairs, pretty_json
 from everhook_client import calls
 from everhook_client.models import EventType, EventTypeImport, EventTypeSummary
 
@@ -157,25 +158,26 @@ def _table(out: Output, types: list[EventTypeSummary]) -> Table | str:
     return rows.table
 
 
-def _card(one: EventType) -> Table:
-    return pairs(
+def _card(one: EventType) -> Group:
+    described = (("schema", one["schema"]), ("example", one["example"]))
+    card = pairs(
         [
             ("type", one["name"]),
             ("description", one["description"]),
             ("state", _state(one)),
-            ("schema", _json(one["schema"])),
-            ("example", _json(one["example"])),
+            *((name, "none") for name, value in described if value is None),
             ("changed", when(one["updatedAt"])),
         ]
     )
+    parts: list[RenderableType] = [card]
+    for name, value in described:
+        if value is not None:
+            parts += [Text(f"\n{name}", style="dim"), lines(pretty_json(value))]
+    return Group(*parts)
 
 
 def _state(one: EventType | EventTypeSummary) -> str:
     return "archived" if one["archived"] else "deprecated" if one["deprecated"] else "in use"
-
-
-def _json(value: Any) -> str:
-    return "none" if value is None else json.dumps(value, indent=2)
 
 
 def _imported(imported: EventTypeImport, *, dry_run: bool) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cli.command import Session, command
 from cli.errors import UsageError
-from cli.formatting import age, seen
+from cli.formatting import age, counted, seen
 from cli.options import Tenant
 from cli.output import Output, pairs
 from cli.terminal_states import state
@@ -83,7 +83,7 @@ def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableTy
             success_1h=_rate(one["lastHour"]),
             alerts=", ".join(alert["alert"] for alert in one["alerts"]),
             reason=_worst_part(one["parts"]),
-            url=one["url"],
+            url=one["url"] or one["description"],
         )
     return rows.table
 
@@ -99,7 +99,10 @@ def _one(out: Output, health: EndpointHealth) -> RenderableType:
             ("state", _state(health["status"], circuit["state"])),
             ("failing since", age(circuit["failingSince"])),
             ("alerts", "; ".join(map(_alert, health["alerts"]))),
-            (f"success {health['window']}", f"{_rate(health['total'])} of {health['total']['attempts']:,} attempts"),
+            (
+                f"success {health['window']}",
+                f"{_rate(health['total'])} of {counted(health['total']['attempts'], 'attempt')}",
+            ),
             ("attempts", bars(attempts, max(attempts, default=0))),
             ("failures", bars(failures, max(attempts, default=0))),
         ]

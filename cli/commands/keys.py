@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from cli.command import epilog
 from cli.context import load_settings_here
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from everhook.storage.keyring import KeyRing
     from everhook.tenants.api_keys import ApiKeyView
 
-GID_LENGTH = 29
 LEFT_OVER = 1
 """Exit status if something could not be encrypted again."""
 
@@ -76,17 +75,8 @@ def list_keys(as_json: AsJson = False) -> None:
     from cli import api_keys
 
     shown = [_shown(key) for key in asyncio.run(api_keys.list_all())]
-    if as_json:
-        Output(as_json).json(shown)
-        return
-    if not shown:
-        console.print("There are no keys: everhook keys create --name … --scope admin")
-        return
-    table = Table(Column("key", min_width=GID_LENGTH), "name", "scopes", "tenant", "state", "expires")
-    for one in shown:
-        cells = (one["keyGid"], one["name"], " ".join(one["scopes"]), one["tenant"], one["state"], one["expiresAt"])
-        table.add_row(*(cell or "" for cell in cells))
-    console.print(table)
+    out = Output(as_json)
+    out.show(shown, lambda keys: _table(out, keys))
 
 
 @app.command(epilog=epilog(["keys revoke ek_01k2x3y4z5e6f7g8h9j0kamnpq"]))
@@ -150,6 +140,22 @@ async def _rotate_receipts(as_json: bool) -> None:
         "retired": [{"kid": kid, "retiredAt": moment.isoformat()} for kid, moment in retired],
     }
     _print(as_json, "\n".join(lines), document)
+
+
+def _table(out: Output, keys: list[dict[str, Any]]) -> Table | str:
+    if not keys:
+        return "There are no keys: everhook keys create --name … --scope admin"
+    rows = out.table("key", "name", "scopes", "tenant", "state", "expires")
+    for one in keys:
+        rows.add(
+            key=one["keyGid"],
+            name=one["name"],
+            scopes=" ".join(one["scopes"]),
+            tenant=one["tenant"] or "",
+            state=one["state"],
+            expires=one["expiresAt"] or "",
+        )
+    return rows.table
 
 
 def _print(as_json: bool, text: str, document: dict[str, Any]) -> None:

@@ -26,14 +26,14 @@ Name = Annotated[str, typer.Argument(help="The profile's name.", show_default=Fa
     ],
 )
 def set_profile(session: Session, name: Name) -> None:
-    """Store an address and a key. The key is prompted for, or read from standard input; it may be empty.
+    """Store an address and a key. The key is prompted for, or read from standard input.
 
     The first profile becomes the current one, which is used by default; `everhook profile use` selects another.
     """
     if session.connection.api_url is None:
         raise UsageError("give the API's address: --api-url")
     url = check_url(session.connection.api_url, "--api-url")
-    config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key() or None))
+    config = profiles.load().with_profile(profiles.check_name(name), profiles.Profile(url, _key()))
     file = profiles.save(config)
     session.out.show({"profile": name, "url": url, "file": str(file)}, lambda _: f"{name} is stored in {file}")
 
@@ -67,9 +67,12 @@ def remove_profile(session: Session, name: Name) -> None:
 
 def _key() -> str:
     if sys.stdin.isatty():
-        entered: str = typer.prompt("API key (empty: none)", default="", show_default=False, hide_input=True, err=True)
-        return entered.strip()
-    return sys.stdin.readline().strip()
+        key: str = typer.prompt("API key", hide_input=True, err=True)
+    else:
+        key = sys.stdin.readline()
+    if not key.strip():
+        raise UsageError("there is no key on standard input; nothing is stored")
+    return key.strip()
 
 
 def _table(out: Output, rows: list[dict[str, object]]) -> Table | str:

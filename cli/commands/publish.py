@@ -83,7 +83,7 @@ def publish(
         ]
     shown = {**accepted, "deliveries": ended}
     session.out.show(shown, lambda _: Group(*(part for one in ended for part in (Text(), show_delivery(one)))))
-    conclude(ended)
+    conclude(session, ended)
 
 
 def _attributes(given: list[str] | None) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from cli.command import epilog
 from cli.errors import CommandError, UsageError
+from cli.formatting import counted
 from cli.options import AsJson
 from cli.output import Output
 from cli.terminal_text import printable
@@ -185,7 +186,7 @@ def archive(
             f"{each.tenant_gid}: receipt {each.seq} and all later ones stay, because the attempt of "
             f"{each.delivery_gid} is still in the database"
         )
-    _say(f"{moved} receipts would be moved" if dry_run else f"{moved} receipts moved to {to}")
+    _say(f"{counted(moved, 'receipt')} {'would be moved' if dry_run else f'moved to {to}'}")
 
 
 async def _archive(
@@ -318,14 +319,14 @@ def _report_audit(found: dict[str, Any]) -> None:
         if log["wrong"] is not None:
             _say_wrong(f"{log['tenantGid']}: {log['wrong']}")
             continue
-        waiting = f", {log['unsealed']} wait for the next" if log["unsealed"] else ""
+        waiting = f", {log['unsealed']} waiting for the next" if log["unsealed"] else ""
         in_files = f", {log['archived']} of them in archives, not read" if log["archived"] else ""
-        counted = f"{log['receipts']} receipts under {log['checkpoints']} checkpoints{in_files}{waiting}"
-        _say(f"holds       {log['tenantGid']}: {counted}")
+        held = f"{counted(log['receipts'], 'receipt')} under {counted(log['checkpoints'], 'checkpoint')}"
+        _say(f"holds       {log['tenantGid']}: {held}{in_files}{waiting}")
     if found["wrong"] is not None:
         _say_wrong(found["wrong"])
     else:
-        _say(f"holds       {found['attempts']} attempts, each with its receipt")
+        _say(f"holds       {counted(found['attempts'], 'attempt')}, each with its receipt")
 
 
 def _as_json(result: "BundleVerification") -> dict[str, Any]:

@@ -7,6 +7,7 @@ import typer
 
 from cli.batches import follow
 from cli.command import Session, command
+from cli.formatting import counted
 from cli.options import EventTypes, Reason, Tenant, Yes, moment
 from everhook_client import calls
 from everhook_client.models import Replay
@@ -69,12 +70,12 @@ def replay(
     call = calls.replay_channel(
         channel, mode.value, since=begin, until=end, endpoint_gid=endpoint, tenant=tenant, types=type, dry_run=True
     )
-    counted = session.api.call(call)
-    if dry_run or not (counted["matched"] or counted["matchedAtLeast"]):
-        session.out.show(counted, _counted)
+    found = session.api.call(call)
+    if dry_run or not (found["matched"] or found["matchedAtLeast"]):
+        session.out.show(found, _counted)
         return
     to = endpoint or (f"the endpoints of {tenant}" if tenant is not None else "all endpoints")
-    session.out.confirm(f"{_counted(counted)}. Send them to {to} at {session.target.url}?", yes=yes)
+    session.out.confirm(f"{_counted(found)}. Send them to {to} at {session.target.url}?", yes=yes)
     started = session.api.call(
         calls.replay_channel(
             channel, mode.value, since=begin, until=end, endpoint_gid=endpoint, tenant=tenant, types=type, reason=reason
@@ -91,5 +92,4 @@ def replay(
 def _counted(replay: Replay) -> str:
     least = "at least " if replay["matchedAtLeast"] else ""
     erased = f"; the payloads of {least}{replay['erased']:,} were erased" if replay["erased"] else ""
-    match = "delivery matches" if replay["matched"] == 1 else "deliveries match"
-    return f"{least}{replay['matched']:,} {match}{erased}".capitalize()
+    return f"{least}{counted(replay['matched'], 'delivery matches', 'deliveries match')}{erased}".capitalize()

@@ -12,7 +12,7 @@ from cli.api_client.client import Api
 from cli.api_client.errors import ApiError
 from cli.command import Session, command
 from cli.findings import Finding, conclude, draw, ok, warning, wrong
-from cli.formatting import age, parse_moment
+from cli.formatting import age, counted, parse_moment
 from cli.terminal_text import printable
 from everhook_client import calls
 from everhook_client.models import Bucket, DeadLetterReason, Endpoint, Overview, ScoredEndpoint, Waiting
@@ -88,7 +88,7 @@ def _success(overview: Overview) -> Finding:
     hour = overview["lastHour"]
     if hour["successRate"] is None:
         return ok("success rate", "no attempts in the last hour")
-    detail = f"{hour['successRate']:.1%} of {hour['attempts']:,} attempts in the last hour"
+    detail = f"{hour['successRate']:.1%} of {counted(hour['attempts'], 'attempt')} in the last hour"
     if hour["successRate"] >= GOOD_RATE:
         return ok("success rate", detail)
     errors = ", ".join(f"{fault['error']} ({fault['count']:,})" for fault in overview["errors"][:3])
@@ -97,16 +97,20 @@ def _success(overview: Overview) -> Finding:
 
 def _undispatched(waiting: Waiting, temporal: str) -> Finding:
     name, oldest = "not yet started", waiting["oldestAcceptedAt"]
-    detail = f"{waiting['count']:,} deliveries" + (f", the oldest accepted {age(oldest)}" if oldest else "")
+    detail = _deliveries(waiting) + (f", the oldest accepted {age(oldest)}" if oldest else "")
     if oldest and time.time() - parse_moment(oldest).timestamp() > LATE_S:
         return wrong(name, detail, _what_is_missing(temporal))
     return ok(name, detail)
 
 
+def _deliveries(waiting: Waiting) -> str:
+    return counted(waiting["count"], "delivery", "deliveries")
+
+
 def _overdue(waiting: Waiting, series: Sequence[Bucket], temporal: str) -> Finding:
     if not waiting["count"]:
         return ok("overdue", "none")
-    detail = f"{waiting['count']:,} deliveries should have continued more than a minute ago"
+    detail = f"{_deliveries(waiting)} should have continued more than a minute ago"
     if any(minute["attempts"] for minute in series[-3:]):
         return warning("overdue", f"{detail}; others are sent", "more workers, or a higher rateLimit, if that lasts")
     return wrong("overdue", f"{detail}, and nothing is sent", _what_is_missing(temporal))
@@ -121,7 +125,7 @@ def _what_is_missing(temporal: str) -> str:
 def _parked(waiting: Waiting) -> Finding:
     if not waiting["count"]:
         return ok("parked", "none")
-    detail = f"{waiting['count']:,} deliveries, the oldest accepted {age(waiting['oldestAcceptedAt'])}"
+    detail = f"{_deliveries(waiting)}, the oldest accepted {age(waiting['oldestAcceptedAt'])}"
     return warning("parked", detail, "everhook deliveries list --status parked")
 
 
@@ -146,7 +150,7 @@ def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | S
     if not not_closed:
         return ok("endpoints", f"{total:,}, all of them can receive")
     counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
-    named = "; ".join(f"{one['endpointGid']} {one['url']}" for one in bad[:NAMED])
+    named = "; ".join(f"{one['endpointGid']} {one['url'] or one['description']}".strip() for one in bad[:NAMED])
     return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")
 
 

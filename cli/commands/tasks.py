@@ -110,7 +110,7 @@ def comment_on_task(
 ) -> None:
     """Add a comment, which decides nothing."""
     text = session.api.text(calls.comment_on_task(gid, comment))
-    session.out.show_text(text, lambda task: f"{task['taskGid']} has {len(task['notes'])} comments and delegations")
+    session.out.show_text(text, lambda task: f"{task['taskGid']}: the comment is recorded")
 
 
 def _table(out: Output, tasks: list[Task]) -> Table | str:

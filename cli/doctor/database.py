@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from cli.doctor import run_check
 from cli.findings import Finding, Severity, ok, skipped, warning, wrong
+from cli.formatting import counted
 from everhook.delivery.store import IS_UNDISPATCHED
 from everhook.durations import rough_duration
 from everhook.egress import EgressClient, EgressRules, LocalError, UrlRefused
@@ -114,16 +115,20 @@ async def _master_keys(database: Database, settings: Settings) -> Finding:
     name = "master keys"
     found = await census(database, KeyRing.from_settings(settings))
     if found.undecrypted:
-        why = ", ".join(f"{count:,} times: {reason}" for reason, count in found.undecrypted.items())
+        why = ", ".join(f"{counted(count, 'time')}: {reason}" for reason, count in found.undecrypted.items())
         fix = "add the missing key to EVERHOOK_MASTER_KEYS, after the newest"
-        return wrong(name, f"{found.undecrypted.total():,} of {found.total:,} secrets cannot be decrypted; {why}", fix)
+        return wrong(
+            name, f"{found.undecrypted.total():,} of {counted(found.total, 'secret')} cannot be decrypted; {why}", fix
+        )
     if found.outdated:
-        detail = f"{found.outdated:,} of {found.total:,} secrets are encrypted with an older key"
+        detail = f"{found.outdated:,} of {counted(found.total, 'secret')} encrypted with an older key"
         return warning(name, detail, "everhook keys rotate-master")
     if plain := await count_plain_headers(database):
-        detail = f"the custom headers of {plain:,} endpoints are not encrypted yet; workers do so within the hour"
+        detail = (
+            f"the custom headers of {counted(plain, 'endpoint')} are not encrypted yet; workers do so within the hour"
+        )
         return warning(name, detail, "everhook keys rotate-master")
-    return ok(name, f"the newest decrypts all {found.total:,} secrets")
+    return ok(name, f"the newest decrypts every secret ({found.total:,})")
 
 
 async def _callers(database: Database, settings: Settings) -> Finding:

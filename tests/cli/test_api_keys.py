@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,12 +107,14 @@ def test_a_tenants_key_that_expires_as_json(run: Run, database_url: str) -> None
 
 
 def test_keys_are_listed_without_their_secrets_and_revoked_at_once(run: Run, database_url: str) -> None:
-    _, out, _ = run("keys", "create", "--name", "first", "--scope", "read")
+    name = "the first key of billing and of its reports"
+    _, out, _ = run("keys", "create", "--name", name, "--scope", "read", "--scope", "publish", "--scope", "admin")
     key = out.strip()
     gid = key[:29]
 
     _, listed, _ = run("keys", "list")
-    assert gid in listed and "first" in listed and key[29:] not in listed
+    assert re.fullmatch(rf"key +name +scopes .*\n{gid}  {name}  (admin|publish|read| ){{5}}  +active *\n", listed)
+    assert key[29:] not in listed
     assert run("keys", "revoke", gid)[0] == 0
 
     assert holder_of(database_url, key) is None
@@ -123,9 +126,10 @@ def test_keys_are_listed_without_their_secrets_and_revoked_at_once(run: Run, dat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["create", "--name", "x"], "scopes"),
-        (["create", "--name", "x", "--scope", "root"], "scopes"),
-        (["create", "--name", "", "--scope", "read"], "name"),
+        (["create", "--name", "x"], "everhook: --scope: "),
+        (["create", "--name", "x", "--scope", "root"], "everhook: --scope: "),
+        (["create", "--name", "", "--scope", "read"], "everhook: --name: "),
+        (["create", "--name", "x", "--scope", "receive:ep_1"], "everhook: --scope: "),
         (["create", "--name", "x", "--tenant", "nobody"], "there is no tenant nobody"),
         (["revoke", "ek_1"], "There is no API key ek_1"),
     ],

@@ -62,10 +62,12 @@ async def test_event_types_are_described_imported_tried_out_and_checked(
     schema.write_text('{"required": ["id"], "properties": {"id": {"type": "integer"}}}')
     example.write_text('{"id": 1}')
     files = ("--schema", str(schema), "--example", str(example))
-    made = await everhook.json("event-types", "create", name, "--description", "It was made.", *files)
-    assert (made["example"], made["description"]) == ({"id": 1}, "It was made.")
+    made = await everhook.json("event-types", "create", name, "--description", "It was made.\nBy hand.", *files)
+    assert (made["example"], made["description"]) == ({"id": 1}, "It was made.\nBy hand.")
     assert name in (await everhook.ok("event-types", "list")).out
-    assert "It was made." in (await everhook.ok("event-types", "show", name)).out
+    shown = (await everhook.ok("event-types", "show", name)).out
+    assert re.search(r"  It was made\. *\n +By hand\.", shown) and "\N{REPLACEMENT CHARACTER}" not in shown
+    assert '\nschema\n  {\n    "required": [\n' in shown and '\nexample\n  {\n    "id": 1\n  }\n' in shown
     endpoint = await create_endpoint_for_receiver(everhook, at, channel)
     assert (await everhook.ok("endpoints", "test", endpoint["endpointGid"], "--type", name)).status == 0
     (request,) = await live.receiver.wait_for(1, path=path)
@@ -104,7 +106,8 @@ async def test_tasks_are_listed_shown_commented_on_delegated_and_decided(
     gid = task["taskGid"]
     assert gid in (await everhook.ok("tasks", "list", "--inbox", inbox)).out
     assert "No task matches" in (await everhook.ok("tasks", "list", "--inbox", inbox, "--overdue")).out
-    await everhook.ok("tasks", "comment", gid, "I asked the supplier.")
+    commented = (await everhook.ok("tasks", "comment", gid, "I asked the supplier.")).out
+    assert commented == f"{gid}: the comment is recorded\n"
     shown = (await everhook.ok("tasks", "show", gid)).out
     assert '"orderId": 1042' in shown and "I asked the supplier." in shown
     missing = await everhook("tasks", "decide", gid, "rejected", "--yes")
@@ -133,6 +136,17 @@ async def test_a_channel_from_creation_to_deletion(everhook: Everhook, channel: 
     assert channel in shown.out and "the default" in shown.out
     assert await everhook.json("channels", "delete", channel, "--yes") == {"deleted": channel}
     assert (await everhook("channels", "show", channel)).status == 1
+
+
+async def test_a_channel_shows_who_has_to_approve_its_messages(everhook: Everhook, live: Live, channel: str) -> None:
+    options = ("--mode", "inbox", "--name", "Managers", "--assignee", "ann", "--description", "the board")
+    inbox = (await everhook.json("endpoints", "create", *options))["endpointGid"]
+    assert re.search(rf"{inbox} .* the board \(inbox\)", (await everhook.ok("endpoints", "list")).out)
+    await live.api.channel(channel, gates=[{"inbox": inbox}, {"inbox": inbox, "filter": {"amount": {"$gt": 5}}}])
+    shown = (await everhook.ok("channels", "show", channel)).out
+    assert re.search(rf'gates  +{inbox} *\n +{inbox}  filter {{"amount": {{"\$gt": 5}}}}', shown)
+    listed = (await everhook.ok("channels", "list", "--limit", "500")).out
+    assert re.search(rf"{channel}  +the default +2 steps  +off", listed)
 
 
 async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str, channel: str, tmp_path: Path) -> None:
@@ -497,6 +511,14 @@ async def test_an_endpoint_is_tested_by_a_message_to_that_endpoint_only(
     failed = await everhook("endpoints", "test", gid)
     assert failed.status == 1 and "│ not today" in failed.out
     assert (await everhook.json("endpoints", "test", gid))["status"] == "delivered"
+    await everhook.ok("endpoints", "trip", gid)
+    parked = await everhook("endpoints", "test", gid)
+    assert parked.status == 1 and "the circuit of its endpoint is open until 20" in parked.err
+    await everhook.ok("endpoints", "pause", gid)
+    assert "its endpoint is paused" in (await everhook("endpoints", "test", gid)).err
+    pulls = (await everhook.json("endpoints", "create", "--mode", "poll"))["endpointGid"]
+    untaken = await everhook("endpoints", "test", pulls, "--wait-seconds", "0")
+    assert untaken.status == 1 and f"everhook consume --endpoint {pulls}" in untaken.err
 
 
 # Health
@@ -511,7 +533,7 @@ async def test_health_names_the_endpoints_that_are_unhealthy_and_why(
 
     one = await everhook.ok("health", gid, "--window", "1h")
     assert "failing" in one.out and "■ disabled" in one.out
-    assert "0.0% of 1 attempts" in one.out and re.search(r"failures +·*█", one.out)
+    assert "0.0% of 1 attempt" in one.out and re.search(r"failures +·*█", one.out)
     assert "0 of 1 attempts delivered in the last hour" in one.out
     assert re.search(r"http_410 +1 ", one.out)
     assert (await everhook.json("health", gid))["window"] == "24h"
@@ -590,6 +612,21 @@ async def test_status_reports_what_the_overview_reports(plain: Everhook, live: L
     assert findings["not yet started"]["level"] == "wrong"
     assert "2 with an open circuit of 3" in findings["endpoints"]["detail"]
     assert findings["dead letters"]["detail"] == "4: 4 exhausted"
+
+
+@pytest.mark.parametrize(
+    ("url", "description", "named"),
+    [(None, "queue of acme", " queue of acme"), (None, "", ""), ("http://a", "b", " http://a")],
+)
+async def test_an_endpoint_without_a_url_is_named_by_its_description(
+    plain: Everhook, live: Live, pretend: Any, url: str | None, description: str, named: str
+) -> None:
+    one = hostile(models.ScoredEndpoint) | {"endpointGid": "ep_1", "url": url, "description": description}
+    pretend("/readyz", 200, READY)
+    pretend("/v1/health/overview", 200, overview() | {"endpoints": [one]})
+    assert f"3: ep_1{named}\n" in (await plain("status", "--api-url", live.receiver.url)).out
+    pretend("/v1/health/overview", 200, overview() | {"endpoints": [one], "errors": []})
+    assert re.search(rf"^ +1 .* ep_1 .*{named} *$", (await plain("health", "--api-url", live.receiver.url)).out, re.M)
 
 
 @pytest.mark.parametrize(
@@ -720,6 +757,7 @@ async def test_messages_of_the_api_are_escaped_for_the_terminal(plain: Everhook,
         ("/v1/dead-letters/x", models.DeadLetterDetail, ["dead-letters", "show", "x"]),
         ("/v1/channels/x/messages", models.PublishedMessage, ["publish", "x", "{}"]),
         ("/v1/batches/x", models.Batch, ["batches", "show", "x"]),
+        ("/v1/event-types/x", models.EventType, ["event-types", "show", "x"]),
     ],
 )
 async def test_every_field_of_a_response_is_escaped_for_the_terminal(

@@ -76,3 +76,19 @@ def test_the_program_is_called_everhook_however_it_is_started(
     shown = capsys.readouterr().out
     assert f"Usage: {' '.join(('everhook', *path))} " in " ".join(shown.split())
     assert "python -m" not in shown and "cli.py" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("deliveries list --status done", "Invalid value for '--status': 'done' is not one of 'accepted', "),
+        ("channels create a --preset x", "Invalid value for '--preset': 'x' is not one of 'documented', "),
+        ("--api-url X status", "--api-url; options follow the command: everhook COMMAND --api-url …\n"),
+        ("keys --json list", "--json; options follow the command: everhook keys COMMAND --json …\n"),
+        ("keys list --jso", "Error: No such option: --jso (Possible options: --json)\n"),
+        ("keys list --tenant x", "Error: No such option: --tenant\n"),
+    ],
+)
+def test_a_wrong_option_is_explained(capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    assert run(line.split()) == 2
+    assert message in capsys.readouterr().err

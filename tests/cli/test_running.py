@@ -238,10 +238,10 @@ async def test_a_simulation_publishes_the_examples_of_the_catalogue(live: Live, 
     assert [b'"own": 1' in arrival.body for arrival in live.receiver.at("/strict")] == [True, True]
 
 
-async def test_a_simulation_on_an_unknown_channel_says_so(live: Live, running: Start) -> None:
-    async with running(live.url, "simulate", "--count", "1", "--channel", "nowhere") as simulation:
+async def test_a_simulation_ends_at_the_first_message_that_is_refused_for_good(live: Live, running: Start) -> None:
+    async with running(live.url, "simulate", "--rate", "0.5", "--channel", "nowhere") as simulation:
         assert await simulation.ended() == 1
-    assert any("There is no channel nowhere. (404)" in line for line in simulation.out)
+    assert any("1: There is no channel nowhere. (404)" in line for line in simulation.out)
 
 
 async def _counts(live: Live) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from everhook.storage.keyring import new_master_key
 from testing.processes import clean_environment
+from tests.cli.conftest import Everhook
 
 DEAD_API = "http://127.0.0.1:1"
 
@@ -57,3 +59,13 @@ def test_a_command_without_a_database_creates_none(tmp_path: Path, command: str)
     assert result.returncode == 2
     assert b"there is no database new/here.db" in result.stderr and b"`everhook migrate` creates it" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_line_of_a_migration_is_not_wrapped_in_a_pipe(plain: Everhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "0042: [b]" + " long" * 40
+
+    async def migrate(_url: str, report: Callable[[str], None], *, partition: bool) -> None:
+        report(line)
+
+    monkeypatch.setattr("everhook.storage.migrate.migrate", migrate)
+    assert line in (await plain.ok("migrate")).out.splitlines()

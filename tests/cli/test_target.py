@@ -9,7 +9,7 @@ from cli.api_client import profiles
 from cli.api_client.profiles import Config, Profile
 from cli.api_client.target import DEFAULT_URL, find_target
 from cli.errors import UsageError
-from tests.cli.conftest import Everhook
+from tests.cli.conftest import Everhook, Result
 
 ENVIRONMENT = {"EVERHOOK_URL": "http://env.test", "EVERHOOK_API_KEY": "key-of-env"}
 
@@ -138,8 +138,8 @@ def test_a_config_file_that_cannot_be_used_is_named(text: str) -> None:
 
 
 async def test_profiles_are_set_listed_used_and_removed(plain: Everhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    await set_profile(plain, monkeypatch, "production", "secret-key-1")
-    await set_profile(plain, monkeypatch, "staging", "")
+    assert (await set_profile(plain, monkeypatch, "production", "secret-key-1\n")).status == 0
+    keep("production", production=profiles.load().profile("production"), staging=Profile("https://staging.test"))
     await plain.ok("profile", "use", "staging")
     listed = await plain.json("profile", "list")
     assert listed == [
@@ -153,14 +153,23 @@ async def test_profiles_are_set_listed_used_and_removed(plain: Everhook, monkeyp
     assert (await plain("profile", "use", "staging")).status == 2
 
 
-async def set_profile(everhook: Everhook, monkeypatch: pytest.MonkeyPatch, name: str, key: str) -> None:
+@pytest.mark.parametrize("text", ["", "\n", " \nsecret-key-1\n"])
+async def test_a_profile_without_a_key_is_not_stored(
+    plain: Everhook, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    refused = await set_profile(plain, monkeypatch, "production", text)
+    assert refused.status == 2 and "no key" in refused.err
+    assert profiles.load() == Config()
+
+
+async def set_profile(everhook: Everhook, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> Result:
     """The key is read from standard input, where it is not visible in the list of processes."""
     reading, writing = os.pipe()
-    os.write(writing, key.encode() + b"\n")
+    os.write(writing, text.encode())
     os.close(writing)
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        await everhook.ok("profile", "set", name, "--api-url", f"https://{name}.test")
+        return await everhook("profile", "set", name, "--api-url", f"https://{name}.test")
 
 
 async def test_a_config_file_that_others_can_read_is_warned_of(plain: Everhook) -> None:
