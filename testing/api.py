@@ -12,9 +12,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
-from starlette.routing import BaseRoute
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.axme import application as axme
 from api.dependencies import Services
 from api.main import create_app
 from everhook.serving.server import bound_socket, serving
@@ -71,8 +72,8 @@ def _settings(database_url: str, **overrides: Any) -> Settings:
 
 @functools.cache
 def openapi_document() -> JSON:
-    """The OpenAPI document of the API. Creating one takes half a second; do not change it."""
-    return create_app(Settings(dev=True)).openapi()
+    """The OpenAPI document of the API. Creating one takes a second; do not change it."""
+    return _shared_app().openapi()
 
 
 class Api:
@@ -174,8 +175,7 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         client = await connect(lazy=True, target_host=f"127.0.0.1:{refusing_port()}")
         settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
-    if not settings.axme:
-        app.router.routes[:] = _shared_routes()
+    _share_routes(app)
     before = _sqlite_threads()
     async with (
         app.router.lifespan_context(app),
@@ -190,12 +190,22 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         await assert_eventually(lambda: _assert_ended(_sqlite_threads() - before), interval=0.002)
 
 
+def _share_routes(app: FastAPI) -> None:
+    """Its routes, and the document of them, are the same for all settings: what differs is in `app.state`, the
+    lifespan, the middleware, and the application that is mounted for `axme`. FastAPI resolves each route at its first
+    request, which takes longer than the request."""
+    shared, own = _shared_app(), app.router.routes
+    routes = list(shared.router.routes)
+    for index, route in enumerate(own):
+        if isinstance(route, Mount) and route.path == axme.PREFIX:
+            routes.insert(index, route)
+    own[:] = routes
+    app.openapi = shared.openapi  # type: ignore[method-assign]
+
+
 @functools.cache
-def _shared_routes() -> list[BaseRoute]:
-    """The routes of an application, which are the same for all settings but `axme`: what else differs is in
-    `app.state`, the lifespan and the middleware. FastAPI resolves each route at its first request, which takes longer
-    than the request."""
-    return create_app(Settings(dev=True)).router.routes
+def _shared_app() -> FastAPI:
+    return create_app(Settings(dev=True))
 
 
 def _sqlite_threads() -> set[threading.Thread]:

@@ -38,8 +38,24 @@ def _run(request: socket.socket) -> None:
     exec(code, {"__name__": "__main__"})
 
 
+def _tabulate_characters() -> int:
+    """Have a child of this process compute the tables of all characters that Hypothesis keeps in a file: 3 s, for each
+    process that needs them and does not find the file. Returns the child."""
+    if child := os.fork():
+        return child
+    from hypothesis import strategies
+
+    strategies.text().validate()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    child = _tabulate_characters()
     # What cannot be imported fails again, and is reported, in each fork.
     pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "-n0", *sys.argv[2:]])
+    from testing.api import openapi_document  # after tests/conftest.py, which prepares the environment
+
+    openapi_document()  # 1 s, and some test needs it in every process
+    os.waitpid(child, 0)
     for request in forks(int(sys.argv[1])):
         _run(request)

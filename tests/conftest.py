@@ -1,7 +1,8 @@
 """What all tests share.
 
 Temporary files are in memory, one throwaway certificate authority is all that is trusted, tests are collected without
-the garbage collector, statements are compiled once, and a run in several processes forks them and has its own order.
+the garbage collector, statements are compiled once, tracebacks are plain, and a run in several processes forks them
+and has its own order.
 """
 
 import atexit
@@ -21,6 +22,7 @@ from testing.collected import forks_of
 from testing.compiled import share_compiled_statements
 from testing.forks import one_server_for_all
 from testing.schedule import ByGroup, in_order
+from testing.tracebacks import log_plain_tracebacks
 
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 1024**3
@@ -67,6 +69,7 @@ _choose_how_many_examples()
 _keep_temporary_files_in_memory()
 _trust_one_throwaway_authority()
 share_compiled_statements()
+log_plain_tracebacks()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
 from api.dashboard.live import Broadcaster
+from api.dashboard.pages import PORTAL
+from api.dashboard.sessions import PORTAL_COOKIE, SESSION_COOKIE
 from everhook.health.alerts_store import endpoint_limits
 from everhook.health.overview_store import HealthBoard
 from everhook.health.service import HealthService
@@ -57,6 +59,8 @@ class Pages:
 
     http: httpx.AsyncClient
     api: Api
+    tokens: dict[str, str] = field(default_factory=dict)
+    """The form tokens of the sessions that have sent forms: all pages of a session have the same one."""
 
     async def sign_in(self, key: str = API_KEY) -> httpx.Response:
         return await self.http.post("/sign-in", data={"key": key})
@@ -64,14 +68,17 @@ class Pages:
     async def get(self, path: str) -> httpx.Response:
         return await self.http.get(path)
 
-    async def token(self, path: str = "/") -> str:
+    async def token(self, path: str = "/event-types") -> str:
         """The form token of a page."""
         return (await self.get(path)).text.partition('name="form_token" value="')[2].partition('"')[0]
 
     async def send(self, path: str, **fields: Any) -> httpx.Response:
         """A form, as the dashboard's pages send it."""
-        page = "/portal/endpoints/new" if path.startswith("/portal") else "/"
-        return await self.http.post(path, data={"form_token": await self.token(page), **fields})
+        base, cookie = (PORTAL, PORTAL_COOKIE) if path.startswith(PORTAL) else ("", SESSION_COOKIE)
+        session = self.http.cookies.get(cookie) or ""
+        if session not in self.tokens:
+            self.tokens[session] = await self.token(f"{base}/event-types")
+        return await self.http.post(path, data={"form_token": self.tokens[session], **fields})
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """The Merkle tree, against RFC 9162's recursive definitions, published roots, and trees that were tampered with."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -58,6 +59,12 @@ def split(size: int) -> int:
 
 
 def naive_root(hashes: Sequence[bytes]) -> bytes:
+    return _naive_root(tuple(hashes))
+
+
+@functools.cache
+def _naive_root(hashes: tuple[bytes, ...]) -> bytes:
+    """Trees of all sizes up to `UP_TO` have most of their subtrees in common."""
     if len(hashes) < 2:
         return hashes[0] if hashes else sha256(b"").digest()
     k = split(len(hashes))

@@ -174,16 +174,20 @@ class Copies:
 
     def __init__(self, postgres: PostgresServer) -> None:
         self._postgres = postgres
-        self._prepared: dict[Callable[[str], Awaitable[None]], str] = {}
+        self._prepared: dict[tuple[Callable[[str], Awaitable[None]], ...], str] = {}
 
-    async def of(self, prepare: Callable[[str], Awaitable[None]]) -> str:
-        """The URL of a copy of what `prepare` makes of an empty database. It must leave no connection open."""
+    async def of(self, *prepare: Callable[[str], Awaitable[None]]) -> str:
+        """The URL of a copy of what these make, one after the other, of an empty database. They must leave no
+        connection open."""
         if prepare not in self._prepared:
-            name = f"prepared_{uuid4().hex}"
-            await prepare(_with_driver(await self._postgres.create_database(name)))
-            self._prepared[prepare] = name
-        copy = f"copy_{uuid4().hex}"
-        return _with_driver(await self._postgres.create_database(copy, copy_of=self._prepared[prepare]))
+            *before, last = prepare
+            url = await (self.of(*before) if before else self._create())
+            await last(url)
+            self._prepared[prepare] = url.rpartition("/")[2]
+        return await self._create(copy_of=self._prepared[prepare])
+
+    async def _create(self, copy_of: str | None = None) -> str:
+        return _with_driver(await self._postgres.create_database(f"copy_{uuid4().hex}", copy_of=copy_of))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from everhook.storage.partition_upkeep import change_partitions
 from everhook.storage.tables import Channel, now
 from testing.postgres_server import PostgresServer
 from tests.stores.conftest import Copies
+from tests.stores.schema import assert_as_modelled
 
 ROWS = 3_000
 FIRST_SCHEMA = "0001"
@@ -96,7 +97,7 @@ async def test_writers_continue_while_the_first_schema_is_migrated_to_the_newest
         assert len(kinds) == 3
         leftovers = "SELECT relname FROM pg_class WHERE relname LIKE '%\\_\\_wide' OR relname LIKE '%\\_\\_new'"
         assert await connection.fetch(leftovers) == []
-    await asyncio.to_thread(command.check, alembic_config(old_url))
+    await assert_as_modelled(old_url)
 
 
 async def test_a_transaction_that_stays_open_delays_the_migration_and_no_other_writer(old_url: str) -> None:
@@ -124,7 +125,7 @@ async def test_a_migration_that_was_cut_off_anywhere_can_be_run_again(old_url: s
     async with connected(old_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM receipt") == ROWS
         assert await connection.fetchval("SELECT max(seq) FROM receipt") == ROWS - 1
-    await asyncio.to_thread(command.check, alembic_config(old_url))
+    await assert_as_modelled(old_url)
 
 
 class _CutOff(Exception):
@@ -204,7 +205,7 @@ async def test_an_index_of_a_partitioned_table_is_built_partition_by_partition(n
         names = [row[0] for row in await connection.fetch(tables)]
         assert len(names) >= 3
         assert [row[0] for row in await connection.fetch(valid)] == names
-    await asyncio.to_thread(command.check, alembic_config(new_postgres_url))
+    await assert_as_modelled(new_postgres_url)
 
 
 def fails_at(word: str, number: int) -> Callable[[str], None]:

@@ -10,14 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
-from alembic import command
 
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.storage import partitions
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
-from everhook.storage.migrate import alembic_config, migrate
+from everhook.storage.migrate import migrate
 from everhook.storage.partition_upkeep import change_partitions
 from everhook.storage.partitions import PARTITIONED, Partition, partitions_of, roll_over
 from everhook.storage.tables import Delivery, Gate, Message, Task, now
@@ -29,6 +28,7 @@ from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import keep
 from tests.stores.plans import recorded
 from tests.stores.receipt_factory import Log
+from tests.stores.schema import assert_as_modelled
 from tests.stores.test_online_schema import _CutOff, connected, cut_off_at, statements_seen, upgrade_to
 
 BEFORE_PARTITIONS = "0007"
@@ -62,8 +62,7 @@ async def half_a_year_old(url: str) -> None:
 
 
 async def _created_at(url: str, moment: datetime) -> None:
-    """Make a database as if it was created at that moment."""
-    await migrate(url)
+    """Make a migrated database as if it was created at that moment."""
     async with opened(url) as database:
         await on(database, lambda connection: _as_of(connection, moment))
 
@@ -129,7 +128,7 @@ async def _checks(url: str) -> list[str]:
 
 
 async def test_past_months_are_dropped_and_unfinished_messages_stay(copies: Copies) -> None:
-    async with opened(await copies.of(a_year_old)) as database:
+    async with opened(await copies.of(migrate, a_year_old)) as database:
         store = Store(database)
         endpoint = await store.subscribed()
         old, dead, late = past.message(300), past.message(301, idempotency_key="k"), past.message(250)
@@ -182,7 +181,7 @@ async def _gids(database: Database, table: str, column: str = "gid") -> set[str]
 
 async def test_a_month_with_too_many_unfinished_messages_stays(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(months_store, "KEPT", 1)
-    async with opened(await copies.of(a_year_old)) as database:
+    async with opened(await copies.of(migrate, a_year_old)) as database:
         endpoint = await Store(database).subscribed()
         for days in (121, 122):
             message = past.message(days)
@@ -196,7 +195,7 @@ async def test_a_month_with_too_many_unfinished_messages_stays(copies: Copies, m
 
 @pytest.mark.parametrize("statement", [1, 3, 5, 8, 12, 16, 20])
 async def test_dropping_months_that_was_cut_off_is_completed_by_the_next_pass(copies: Copies, statement: int) -> None:
-    async with opened(await copies.of(half_a_year_old)) as database:
+    async with opened(await copies.of(migrate, half_a_year_old)) as database:
         endpoint = await Store(database).subscribed()
         messages = [past.message(days, idempotency_key=str(days)) for days in (150, 160)]
         ended: list[float | None] = [149, None]
@@ -244,15 +243,10 @@ async def before_partitions(url: str) -> None:
             await connection.fetch(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), new_gid(Kind.DELIVERY))
 
 
-async def before_conversion(url: str) -> None:
-    """Of the newest schema, and with the tables as they were before partitions."""
-    await before_partitions(url)
-    await migrate(url)
-
-
 @pytest.fixture
 async def unconverted_url(copies: Copies) -> str:
-    return await copies.of(before_conversion)
+    """Of the newest schema, and with the tables as they were before partitions."""
+    return await copies.of(before_partitions, migrate)
 
 
 async def test_processes_of_the_previous_release_keep_working_after_the_migration(old_url: str) -> None:
@@ -272,7 +266,7 @@ async def test_processes_of_the_previous_release_keep_working_after_the_migratio
     finally:
         await database.close()
     assert (await _relkind(old_url)) == "r"
-    await asyncio.to_thread(command.check, alembic_config(old_url))
+    await assert_as_modelled(old_url)
 
 
 async def _relkind(url: str) -> str:
@@ -306,7 +300,7 @@ async def test_publishing_continues_while_tables_are_converted(unconverted_url: 
         assert await old.fetchval(OLD_ATTEMPT, new_gid(Kind.ATTEMPT), gid) is None
     assert accepted(await Store(database).acceptor().accept(publication(key="old-3", body_sha256=""))).duplicate
     await database.close()
-    await asyncio.to_thread(command.check, alembic_config(unconverted_url))
+    await assert_as_modelled(unconverted_url)
 
 
 @pytest.mark.parametrize("statement", range(1, 90, 9))
@@ -317,7 +311,7 @@ async def test_a_conversion_that_was_cut_off_anywhere_can_be_run_again(unconvert
     assert await _relkind(unconverted_url) == "p"
     async with connected(unconverted_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM attempt") == 200
-    await asyncio.to_thread(command.check, alembic_config(unconverted_url))
+    await assert_as_modelled(unconverted_url)
 
 
 BEFORE_CHANNELS = "0017"
@@ -385,7 +379,7 @@ async def _assert_by_channel(url: str) -> None:
         tables = await connection.fetch("SELECT relid::text FROM pg_partition_tree('message')")
     assert sorted(row["name"] for row in rows) == sorted(row["relid"] for row in tables)
     assert all(row["indisvalid"] and "(channel, gid)" in row["definition"] for row in rows)
-    await asyncio.to_thread(command.check, alembic_config(url))
+    await assert_as_modelled(url)
 
 
 async def test_rights_are_kept_by_a_conversion(unconverted_url: str) -> None:
@@ -408,7 +402,7 @@ async def test_a_statement_by_gid_opens_one_partition(migrated_url: str) -> None
 
 async def test_sealing_reads_only_the_months_of_its_receipts(copies: Copies) -> None:
     """Also by a hash join, which PostgreSQL chooses for many receipts."""
-    async with opened(await copies.of(a_year_old)) as database:
+    async with opened(await copies.of(migrate, a_year_old)) as database:
         log = Log(database)
         await log.grow(2)
         statements = recorded(database)
