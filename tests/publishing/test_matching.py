@@ -325,12 +325,7 @@ def test_a_checked_filter_returns_true_or_false_for_any_payload(payload: Any, co
     assert matches in (True, False)
     assert matches_filter(payload, {"$not": conditions}) is not matches
     assert matches_filter(payload, {"$any": [conditions, conditions]}) is matches
-
-
-@PATIENT
-@given(payload=_JSON, conditions=_FILTERS.filter(is_checked))
-def test_a_filter_means_the_same_after_a_trip_through_the_database(payload: Any, conditions: dict[str, Any]) -> None:
-    assert matches_filter(payload, json.loads(json.dumps(conditions))) is matches_filter(payload, conditions)
+    assert matches_filter(payload, json.loads(json.dumps(conditions))) is matches  # as the database stores it
 
 
 @given(_JSON)
