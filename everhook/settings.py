@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from limits import parse_many as parse_rates
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from everhook.circuit.machine import CircuitPolicy
@@ -26,6 +35,9 @@ MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"
 _LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "smtp_domains", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
+
+_SECONDS = {"seconds": 1, "hours": 3_600, "days": 86_400}
+"""The seconds of the units that names of settings end with."""
 
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(ip_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -136,6 +148,7 @@ class Settings(BaseSettings):
 
     database_url: Annotated[str, AfterValidator(with_async_driver)] = Field(
         "sqlite+aiosqlite:///everhook.db",
+        repr=False,  # it may hold a password
         description="`postgresql://user:password@host/name`; SQLite only where one process does everything.",
     )
     database_pool_size: int = Field(10, ge=1, description="PostgreSQL connections a process; as many again overflow.")
@@ -404,6 +417,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         return {name: _comma_separated(value) if name in _LISTS else value for name, value in values.items()}
+
+    @field_validator("*")
+    @classmethod
+    def _limit_times(cls, value: Any, info: ValidationInfo) -> Any:
+        """Times are at most as long as rows may be kept. Dates and Temporal's timers end soon after."""
+        unit = (info.field_name or "").rpartition("_")[2]
+        if unit in _SECONDS and value is not None and value > MAX_RETENTION_DAYS * 86_400 / _SECONDS[unit]:
+            raise ValueError(f"at most {MAX_RETENTION_DAYS * 86_400 // _SECONDS[unit]} {unit}")
+        return value
 
     @model_validator(mode="after")
     def _require_cache_for_tasks(self) -> Self:

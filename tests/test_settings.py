@@ -221,6 +221,23 @@ def test_the_issuer_is_required_outside_dev(monkeypatch: pytest.MonkeyPatch) -> 
         issuer_name(Settings())
 
 
+TIMES = [name for name in Settings.model_fields if name.endswith(("_seconds", "_hours", "_days"))]
+
+
+def test_no_time_is_longer_than_a_century(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer one would end a worker, or a query, with an error: dates and timers have limits."""
+    assert len(TIMES) > 20
+    for name in TIMES:
+        with pytest.raises(ValidationError, match=rf"(?s)^1 validation error.*\n{name}\n"):
+            Settings.model_validate({"dev": True, name: 1e10})
+
+
+def test_the_password_of_the_database_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_environment(monkeypatch, EVERHOOK_DATABASE_URL="postgresql://everhook:hunter2@db/everhook")
+    assert "hunter2" in settings.database_url
+    assert "hunter2" not in repr(settings) + str(settings)
+
+
 def test_variables_without_our_prefix_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_environment(monkeypatch, PORT="1", EVERHOOKPORT="2", EVERHOOK_UNKNOWN="3").port == 8080
 
