@@ -487,7 +487,7 @@ async def _form(
         values=values,
         signatures=signatures,
         channels=names,
-        url_hint=_url_hint(dashboard_of(request).settings),
+        url_hint=_url_hint(dashboard_of(request).settings) if viewer.tenant_gid is None else PUBLIC_URL_HINT,
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
@@ -501,12 +501,17 @@ async def _form(
     )
 
 
+PUBLIC_URL_HINT = "Where messages are sent: https, and an address that is public"
+"""What the egress rules allow by default. Tenants read no more: the networks are the operator's."""
+
+
 def _url_hint(settings: Settings) -> str:
     """What the egress rules allow, in a line."""
-    scheme = "http or https" if settings.egress_http else "https"
     allowed = ", ".join(str(network) for network in settings.egress_allow)
-    addresses = f"an address that is public, or in {allowed}" if allowed else "an address that is public"
-    return f"Where messages are sent: {scheme}, and {addresses}"
+    if not allowed:
+        return PUBLIC_URL_HINT
+    inside = " (there also http)" if settings.egress_http else ""
+    return f"{PUBLIC_URL_HINT}, or in {allowed}{inside}"
 
 
 def _fields_of_inbox(options: Mapping[str, Any]) -> dict[str, str]:

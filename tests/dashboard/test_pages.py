@@ -997,17 +997,22 @@ async def test_customers_are_not_offered_to_open_their_own_circuit(pages: Pages)
 @pytest.mark.parametrize(
     ("http", "allow", "hint"),
     [
-        (False, [], "https, and an address that is public"),
-        (True, ["127.0.0.0/8"], "http or https, and an address that is public, or in 127.0.0.0/8"),
+        (True, [], ""),
+        (False, ["10.20.0.0/16", "::1/128"], ", or in 10.20.0.0/16, ::1/128"),
+        (True, ["127.0.0.0/8"], ", or in 127.0.0.0/8 (there also http)"),
     ],
 )
-async def test_the_hint_for_a_url_states_what_the_egress_rules_allow(
+async def test_operators_read_what_the_egress_rules_allow_and_tenants_what_all_may_use(
     pages: Pages, http: bool, allow: list[str], hint: str
 ) -> None:
     settings = pages.api.app.state.dashboard.settings
     settings.egress_http, settings.egress_allow = http, allow
     await pages.sign_in()
-    assert f"Where messages are sent: {hint}<" in (await pages.get("/endpoints/new")).text
+    usual = "Where messages are sent: https, and an address that is public"
+    assert f"{usual}{hint}<" in (await pages.get("/endpoints/new")).text
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    assert f"{usual}<" in (await pages.get("/portal/endpoints/new")).text
 
 
 @pytest.mark.parametrize(
