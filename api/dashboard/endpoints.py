@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import Any, Literal, get_args
 
 import orjson
@@ -32,6 +31,7 @@ from api.dashboard.pages import (
     render_form,
     see_other,
 )
+from api.dashboard.shown_once import carried_secret, carry_secret, forget_secret
 from api.dashboard.states import CircuitEvent
 from api.dependencies import Services, ServicesDep
 from api.endpoints.schemas import (
@@ -152,8 +152,8 @@ class DetailView:
     alerts: Mapping[AlertName, RaisedAlert]
     limits: tuple[LimitLine, ...]
     dead_letters: int
-    queue: QueueView | None = None
-    secret: str | None = None
+    queue: QueueView | None
+    secret: str | None
 
     @property
     def window_label(self) -> str:
@@ -254,8 +254,8 @@ async def create(
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
     except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, services, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret)
-    return _page(request, viewer, view, HTTPStatus.CREATED)
+    response = see_other(viewer, f"/endpoints/{created.view.endpoint.gid}", "created")
+    return carry_secret(request, viewer, response, created.secret)
 
 
 @router.get("/{gid}")
@@ -267,27 +267,22 @@ async def show_one(
     store: StoreDep,
     window: str = Window.HOUR,
 ) -> Response:
-    view = await _detail(services, store, gid, Window(window) if window in set(Window) else Window.HOUR)
-    return _page(request, viewer, view)
-
-
-def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return render(
+    chosen = Window(window) if window in set(Window) else Window.HOUR
+    view = await _detail(services, store, gid, chosen, carried_secret(request, viewer))
+    response = render(
         request,
         "endpoint.html",
         viewer,
-        status=status,
         title=endpoint_title(view.view.endpoint),
         nav="endpoints",
         v=view,
         windows=WINDOWS,
         graces=GRACES,
     )
+    return forget_secret(request, response)
 
 
-async def _detail(
-    services: Services, store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None
-) -> DetailView:
+async def _detail(services: Services, store: TenantScope, gid: str, window: Window, secret: str | None) -> DetailView:
     moment = now()
     begin, label = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
@@ -352,13 +347,11 @@ async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: S
 async def rotate_secret(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    """The new secret is shown in the response, and never again: so this one does not redirect."""
     rotation = SecretRotation(grace_period_seconds=whole(form.get("grace", "0"), "grace"))
     grace = timedelta(seconds=rotation.grace_period_seconds)
     async with store.writing() as session:
         rotated = await services.endpoints.rotate_secret(session, viewer.caller.actor, gid, secret=None, grace=grace)
-    view = await _detail(services, store, gid, secret=rotated.secret)
-    return _page(request, viewer, view)
+    return carry_secret(request, viewer, see_other(viewer, f"/endpoints/{gid}", "rotated"), rotated.secret)
 
 
 @router.post("/{gid}/delete")

@@ -248,6 +248,7 @@ NOTICES = {
     "test": "A test message was sent.",
     "saved": "Saved.",
     "created": "Created.",
+    "rotated": "The secret is rotated.",
     "deleted": "Deleted.",
     "imported": "Imported.",
     "decided": "Decided. The decision has a receipt.",
@@ -277,6 +278,19 @@ def in_portal(request: Request) -> bool:
 def is_local(request: Request) -> bool:
     """Whether the request comes from this machine, without TLS: browsers would drop a `Secure` cookie."""
     return dashboard_of(request).settings.dev or request.url.hostname in ("127.0.0.1", "::1", "localhost")
+
+
+def strict_cookie(request: Request, name: str, value: str, seconds: int, path: str) -> str:
+    """A header `Set-Cookie`: sent to `path` only, by our own pages only, and hidden from scripts. In a frame on another
+    site a cookie must say so, and is kept for that site alone."""
+    parts = [f"{name}={value}", f"Max-Age={seconds}", f"Path={path}", "HttpOnly"]
+    if is_local(request):
+        parts.append("SameSite=Strict")
+    elif in_portal(request) and dashboard_of(request).settings.portal_frame_ancestors:
+        parts += ["SameSite=None", "Secure", "Partitioned"]
+    else:
+        parts += ["SameSite=Strict", "Secure"]
+    return "; ".join(parts)
 
 
 async def viewer_of(request: Request, services: Services) -> Viewer | None:

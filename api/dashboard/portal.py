@@ -21,8 +21,8 @@ from api.dashboard.pages import (
     SignedInDep,
     SignOutFormDep,
     dashboard_of,
-    is_local,
     render,
+    strict_cookie,
 )
 from api.dashboard.sessions import PORTAL_COOKIE, PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
 from api.dependencies import Principal, ServicesDep, Store, address_of
@@ -121,7 +121,7 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
         PORTAL_SESSION, f"{tenant_gid} {person}".rstrip(), timedelta(seconds=int(seconds))
     )
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
-    response.headers.append("set-cookie", _cookie(request, token, int(seconds)))
+    response.headers.append("set-cookie", strict_cookie(request, PORTAL_COOKIE, token, int(seconds), PORTAL))
     return response
 
 
@@ -130,17 +130,5 @@ async def sign_out(request: Request, services: ServicesDep, viewer: SignedInDep,
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
     await end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
-    response.headers.append("set-cookie", _cookie(request, "", 0))
+    response.headers.append("set-cookie", strict_cookie(request, PORTAL_COOKIE, "", 0, PORTAL))
     return response
-
-
-def _cookie(request: Request, token: str, seconds: int) -> str:
-    """In a frame on another site a cookie must say so, and is kept for that site alone."""
-    parts = [f"{PORTAL_COOKIE}={token}", f"Max-Age={seconds}", f"Path={PORTAL}", "HttpOnly"]
-    if is_local(request):
-        parts.append("SameSite=Strict")
-    elif dashboard_of(request).settings.portal_frame_ancestors:
-        parts += ["SameSite=None", "Secure", "Partitioned"]
-    else:
-        parts += ["SameSite=Strict", "Secure"]
-    return "; ".join(parts)

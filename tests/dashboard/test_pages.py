@@ -612,17 +612,42 @@ async def test_an_endpoint_created_in_the_portal_belongs_to_its_tenant(pages: Pa
     response = await pages.send(
         "/portal/endpoints/new", url="http://127.0.0.1:9999/mine", tenant="globex", signatures="standard"
     )
-    assert response.status_code == 201
+    assert response.status_code == 303
     (made,) = await pages.api.rows("SELECT tenant_gid FROM endpoint WHERE url LIKE '%/mine'")
     assert made.tenant_gid == acme
+
+
+async def test_a_secret_is_shown_once_and_on_a_page_that_can_be_reloaded(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await pages.sign_in()
+    await open_portal(pages, acme)
+    (row,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :acme", acme=acme)
+    url = {"url": "http://127.0.0.1:9999/once", "signatures": "standard"}
+    rotate = f"/endpoints/{row.gid}/rotate-secret"
+    for path, fields, secret in (
+        ("/endpoints/new", url, "whsec_"),
+        ("/portal/endpoints/new", url, "whsec_"),
+        (rotate, {}, "whsec_"),
+        ("/keys", {"name": "ann", "scopes": "read"}, "ek_"),
+    ):
+        sent = await pages.send(path, **fields)
+        carried, page = sent.headers["set-cookie"], sent.headers["location"].partition("?")[0]
+        assert f"Path={page};" in carried and "HttpOnly" in carried and secret not in carried
+        first, again = [await pages.shown_after(sent) for _ in range(2)]
+        assert re.search(rf"<code>{secret}[^<…]{{20}}", first.text) and "shown this once" not in again.text, path
+    assert len(await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/once'")) == 2
+
+    sent = await pages.send(rotate)
+    await pages.sign_in()
+    assert "shown this once" not in (await pages.shown_after(sent)).text, "another session has it"
 
 
 async def test_values_of_headers_are_not_shown_and_stay_when_the_form_is_saved(pages: Pages) -> None:
     await pages.sign_in()
     written = "X-Key: v4lue-of-a-header\nX-Team: orders"
     at = "http://127.0.0.1:9999/with-headers"
-    response = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
-    assert response.status_code == 201 and "v4lue" not in response.text and "X-Key" in response.text
+    page = await pages.shown_after(await pages.send("/endpoints/new", url=at, signatures="standard", headers=written))
+    assert "v4lue" not in page.text and "X-Key" in page.text
     (made,) = await pages.api.rows("SELECT gid, header_values FROM endpoint WHERE url LIKE '%/with-headers'")
     form = (await pages.get(f"/endpoints/{made.gid}/edit")).text
     assert "v4lue" not in form and "X-Key: •••••" in form
@@ -646,7 +671,8 @@ async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_i
     response = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
     assert 'id="h-authTokenUrl" class="mistake"' in response.text and s3cret not in response.text
     response = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
-    assert response.status_code == 201 and token_url in response.text and s3cret not in response.text
+    page = await pages.shown_after(response)
+    assert token_url in page.text and s3cret not in page.text
 
     async def stored() -> tuple[str, bool]:
         (row,) = await pages.api.rows("SELECT gid, auth, auth_secret FROM endpoint WHERE url LIKE '%/with-auth'")
@@ -674,8 +700,7 @@ async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_wit
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
     handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
-    response = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
-    assert response.status_code == 201
+    response = await pages.shown_after(await pages.send("/portal/endpoints/new", mode="internal", handler=handler))
     assert "s3cr3t" not in response.text and "Order {id}" in response.text and "Leased at most" not in response.text
     (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
     assert made.tenant_gid == acme
@@ -1064,9 +1089,9 @@ async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Page
         requestsInFlight="3",
         paused="on",
     )
-    assert response.status_code == 201
+    page = await pages.shown_after(response)
     for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
-        assert shown in response.text
+        assert shown in page.text
     [endpoint] = await pages.api.walk("/v1/endpoints")
     at = f"/endpoints/{endpoint['endpointGid']}/edit"
     assert (endpoint["status"], endpoint["circuit"]["settings"]) == ("paused", {"failureThreshold": 7})

@@ -115,7 +115,7 @@ async def test_a_customer_sets_the_limits_of_its_endpoints_in_the_portal(pages: 
 async def test_an_inbox_has_limits_for_alerts_too(pages: Pages) -> None:
     await pages.sign_in()
     form = {"mode": "inbox", "inboxName": "Managers", "alertDeadLetters": "0"}
-    assert (await pages.send("/endpoints/new", **form)).status_code == 201
+    assert (await pages.send("/endpoints/new", **form)).status_code == 303
     (inbox,) = ok(await pages.api.get("/v1/endpoints"))["data"]
     assert inbox["alerts"] == {"deadLettersAbove": 0}
 
