@@ -124,8 +124,11 @@ class ListView:
 
 @dataclass(frozen=True)
 class EventLine:
+    """`cause` is empty where the event has none but the operator who asked for it."""
+
     label: CircuitEvent
     event: OperationalEvent
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -308,7 +311,7 @@ async def _detail(services: Services, store: TenantScope, gid: str, window: Wind
         latency=overview.latency(f"Response time over {label}", found.total),
         states=_states(view, events, begin, label),
         events=tuple(
-            EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event)
+            EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event, _cause(event, circuit_policy))
             for event in reversed(events)
             if event.created_at >= begin
         ),
@@ -326,6 +329,15 @@ async def _detail(services: Services, store: TenantScope, gid: str, window: Wind
         queue=queue,
         secret=secret,
     )
+
+
+def _cause(event: OperationalEvent, policy: CircuitPolicy) -> str:
+    """Why a circuit opened or an endpoint was disabled. A circuit that an operator trips has not failed so often."""
+    failures = event.data.get("failures", 0)
+    if event.kind == EventKind.CIRCUIT_OPENED and failures >= policy.failure_threshold:
+        return f"after {failures} failures in a row"
+    reason: str = event.data.get("reason", "")
+    return reason if event.kind == EventKind.ENDPOINT_DISABLED else ""
 
 
 def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datetime, label: str) -> Chart:

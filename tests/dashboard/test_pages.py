@@ -1063,6 +1063,41 @@ async def test_an_endpoint_shows_its_health_as_its_state_and_its_circuit_as_a_de
         assert re.findall(r'<div class="quiet">(circuit [\w-]+)</div>', page) == ([detail] if detail else [])
 
 
+async def test_only_what_failures_caused_names_them_among_the_events_of_a_circuit(pages: Pages) -> None:
+    gid = (await pages.api.endpoint())["endpointGid"]
+    events = [
+        ("endpoint.paused", 3, ""),
+        ("endpoint.resumed", 3, ""),
+        ("endpoint.enabled", 3, ""),
+        ("endpoint.disabled", 3, "by an operator"),
+        ("endpoint.circuit_closed", 3, ""),
+        ("endpoint.circuit_opened", 4, ""),
+        ("endpoint.circuit_opened", 5, ""),
+    ]
+    for kind, failures, reason in events:
+        await pages.api.change_rows(
+            "INSERT INTO operational_event (gid, kind, endpoint_gid, data, created_at) "
+            "VALUES (:gid, :kind, :endpoint, :data, :now)",
+            gid=new_gid(Kind.EVENT),
+            kind=kind,
+            endpoint=gid,
+            data=json.dumps({"failures": failures, "reason": reason}),
+            now=now().isoformat(sep=" "),
+        )
+    await pages.sign_in()
+    page = (await pages.get(f"/endpoints/{gid}")).text
+    lines = re.findall(r'<b>([\w ]+)</b>(?:(?!<li>).)*?</div>(?:<div class="quiet">(.*?)</div>)?</li>', page)
+    assert sorted(lines) == [
+        ("Circuit closed", ""),
+        ("Circuit opened", ""),
+        ("Circuit opened", "after 5 failures in a row"),
+        ("Disabled", "by an operator"),
+        ("Enabled", ""),
+        ("Paused", ""),
+        ("Resumed", ""),
+    ]
+
+
 async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> None:
     receipt = new_gid(Kind.RECEIPT)
     await pages.sign_in()
@@ -1090,7 +1125,11 @@ async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Page
         paused="on",
     )
     page = await pages.shown_after(response)
-    for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
+    circuit = (
+        "opens after 7 failures in a row, for 45 s to 10 min; when it closes, 5 to 100 parked deliveries a second are "
+        "released; 5 d of failures disable the endpoint"
+    )
+    for shown in (circuit, "<dt>Requests at a time</dt><dd>3</dd>"):
         assert shown in page.text
     [endpoint] = await pages.api.walk("/v1/endpoints")
     at = f"/endpoints/{endpoint['endpointGid']}/edit"
