@@ -15,7 +15,7 @@ from api.dashboard.forms import Form
 from api.dashboard.numbers import finite
 from api.problem_types import type_of
 from api.tasks.schemas import MAX_COMMENT
-from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, why_not
+from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, is_asked, why_not
 from everhook.errors import (
     AlreadyDecided,
     DomainError,
@@ -125,6 +125,11 @@ class TaskPage:
     def why_not(self) -> str | None:
         """Why the person may not decide; None for one who may."""
         return why_not(self.view.row.task, self.view.row.inboxes, self.person)
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether the person is not asked."""
+        return not is_asked(self.view.row.task, self.view.row.inboxes, self.person)
 
     @property
     def may_decide(self) -> bool:
