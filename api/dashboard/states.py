@@ -99,9 +99,7 @@ REASONS = {
 }
 
 WAITING_FOR = {
-    DeliveryStatus.ACCEPTED: (
-        "Its first attempt is under way, or it waits for its workflow. If this lasts, Temporal or its workers are away."
-    ),
+    DeliveryStatus.ACCEPTED: "Its attempt is under way.",
     DeliveryStatus.SENDING: "An attempt is being made.",
     DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
     DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. It is sent when that ends.",
@@ -113,6 +111,10 @@ WAITING_FOR = {
     DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
     DeliveryStatus.DISCARDED: "",
 }
+
+
+LATE = "Its attempt is late. If this lasts, Temporal or its workers are away."
+"""Of an accepted delivery, for operators."""
 
 
 @dataclass(frozen=True)

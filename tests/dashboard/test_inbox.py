@@ -347,7 +347,7 @@ async def test_a_task_is_handed_over_and_commented_on(pages: Pages) -> None:
     assert "asked the supplier" in page and "on leave" in page
     why = f"Only bo may decide {gid}."
     assert f"{why} Sign in with a key of one of them." in page and 'name="outcome"' not in page
-    assert "<span title=\"with EVERHOOK_API_KEY\">admin" in page and "environment" not in page
+    assert '<span title="with EVERHOOK_API_KEY">admin' in page and "environment" not in page
     refused = await pages.send(f"/inbox/{gid}/decide", outcome="approved", version="2")
     assert refused.status_code == 403 and why in refused.text
 
