@@ -49,8 +49,8 @@ def circuit_policy(policy: CircuitPolicy) -> str:
     """`opens after 5 failures in a row, for 30 s to 10 min; …`."""
     return (
         f"opens after {policy.failure_threshold} failures in a row, for {duration(policy.cooldown)} to "
-        f"{duration(policy.cooldown_max)}; when it closes, {policy.release_rate:g} to {policy.release_rate_max:g} parked "
-        f"deliveries a second are released; {duration(policy.disable_after)} of failures disable the endpoint"
+        f"{duration(policy.cooldown_max)}; when it closes, {policy.release_rate:g} to {policy.release_rate_max:g} "
+        f"parked deliveries a second are released; {duration(policy.disable_after)} of failures disable the endpoint"
     )
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
 from everhook.receipts.bundle import verify
-from testing.api import API_KEY, ok
+from testing.api import API_KEY, created, ok
 from testing.script import Response, Step
 from testing.waiting import assert_eventually
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, browsing
@@ -77,7 +77,8 @@ async def visits(stage: Stage) -> list[Visit]:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def portal(stage: Stage, visits: list[Visit]) -> str:
     """The cookie of a visitor who has opened a portal."""
-    (link,) = [visit.path.rpartition("/")[2] for visit in visits if visit.route == "/portal/open/{token}"]
+    (tenant,) = [visit.path for visit in visits if visit.route == "/tenants/{gid}"]
+    link = created(await stage.api.post(f"/v1{tenant}/portal-link"))["url"].rpartition("/")[2]
     async with browsing(stage.api) as visitor:
         opened = await visitor.http.post("/portal/open", data={"token": link})
     return opened.cookies["everhook_portal"]
@@ -142,18 +143,19 @@ async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page
 
 
 async def _open(page: Page, visit: Visit) -> None:
-    """Without scripts where one would lead on: otherwise the page that opens a portal would send its form by itself.
+    """Without scripts and sessions where one would lead on: otherwise the page that opens a portal would send its form
+    by itself, and a link that has ended would lead its visitor to the overview.
 
     No other page is intercepted, for meanwhile the browser does not use its cache.
     """
     if visit.route in ("/portal/open/{token}", "/sign-in/link/{link}"):
-        await page.route(f"**{visit.path}", _without_scripts)
+        await page.route(f"**{visit.path}", _as_a_stranger)
     await page.goto(visit.path)
     await page.unroute_all()
 
 
-async def _without_scripts(route: Route) -> None:
-    response = await route.fetch()
+async def _as_a_stranger(route: Route) -> None:
+    response = await route.fetch(headers={"cookie": ""})
     await route.fulfill(response=response, body=re.sub(r"<script.*?</script>", "", await response.text()))
 
 
@@ -635,7 +637,7 @@ async def test_a_tenant_signs_in_by_its_link_and_sees_only_its_own_resources(sta
         await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
     async with stage.tab(signed_in=False) as page:
         await page.goto(path)
-        await expect(page.get_by_role("heading", level=1)).to_have_text("This session has ended")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("This link has expired")
 
 
 # Without JavaScript

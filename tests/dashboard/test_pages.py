@@ -560,8 +560,16 @@ async def test_a_link_opens_the_portal_once(pages: Pages) -> None:
     token = link.rpartition("/")[2]
     assert "Open" in (await pages.get(f"/portal/open/{token}")).text
     first, second = [await pages.http.post("/portal/open", data={"token": token}) for _ in range(2)]
-    assert (first.status_code, second.status_code) == (303, 401)
     assert "path=/portal" in cookie_of(first).lower()
+    again = await pages.get(f"/portal/open/{token}")
+    for to_visitor in (second, again, await pages.get("/portal/open/expired")):
+        assert (to_visitor.status_code, to_visitor.headers["location"]) == (303, "/portal/")
+        assert "set-cookie" not in to_visitor.headers
+    pages.http.cookies.clear()
+    for path in (token, "expired"):
+        to_others = await pages.get(f"/portal/open/{path}")
+        assert to_others.status_code == 410 and "It was used before, or is older" in to_others.text
+    assert (await pages.http.post("/portal/open", data={"token": token})).status_code == 410
     actions = [row.action for row in await pages.api.rows("SELECT action FROM audit_entry WHERE actor = 'portal'")]
     assert actions == ["portal_link.opened"]
 
