@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from everhook.circuit.machine import CircuitPolicy
-from everhook.durations import UNITS
+from everhook.durations import age as age
 from everhook.durations import duration as duration
 from everhook.durations import exact_duration as exact_duration
 
@@ -29,16 +29,6 @@ def milliseconds(ms: float | None) -> str:
     if ms is None:
         return "—"
     return f"{ms:.0f} ms" if ms < 1_000 else f"{ms / 1_000:.1f} s"
-
-
-def age(moment: datetime, now: datetime) -> str:
-    """`3 min ago`, `in 2 h`, `now`: one unit, which `static/times.js` keeps current."""
-    seconds = (now - moment).total_seconds()
-    for size, unit in UNITS:
-        if abs(seconds) >= size:
-            span = f"{int(abs(seconds) // size)} {unit}"
-            return f"{span} ago" if seconds > 0 else f"in {span}"
-    return "now"
 
 
 def clock(moment: datetime) -> str:

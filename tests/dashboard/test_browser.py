@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
+from api.dashboard.assets import address
+from everhook.durations import age
 from everhook.receipts.bundle import verify
 from testing.api import API_KEY, created, ok
 from testing.script import Response, Step
@@ -260,6 +263,21 @@ async def test_hostile_payloads_and_responses_are_shown_and_do_nothing(stage: St
         assert "owned" not in await page.title()
         assert await page.locator("main img:not([src])").count() == 0
         assert await page.locator("main script").count() == 0
+
+
+async def test_the_script_counts_ages_as_the_server_does(page: Page) -> None:
+    seconds = [*range(0, 400, 7), 0.4, 0.6, 119.6, 150, 5_399, 7_199, 7_201, 86_399, 172_799, 172_801, 259_199, 1e7]
+    spans = [sign * each for each in seconds for sign in (1, -1)]
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    await page.goto("/keys")
+    counted = await page.evaluate(
+        """async ([url, now, spans]) => {
+            const { age } = await import(url);
+            return spans.map(each => age(new Date(now - 1000 * each), new Date(now)));
+        }""",
+        [address("times.js"), now.timestamp() * 1_000, spans],
+    )
+    assert counted == [age(now - timedelta(seconds=each), now) for each in spans]
 
 
 async def test_an_id_is_copied_by_its_button(stage: Stage, page: Page) -> None:

@@ -42,9 +42,20 @@ def test_a_share_is_never_rounded_up_to_all_of_it(share: float | None, shown: st
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "now"), (59, "59 s ago"), (60, "1 min ago"), (3_599, "59 min ago"), (90_000, "1 d ago"), (-7_300, "in 2 h")],
+    [
+        (0, "now"),
+        (0.6, "1 s ago"),
+        (59, "59 s ago"),
+        (119.4, "119 s ago"),
+        (150, "3 min ago"),
+        (5_399, "90 min ago"),
+        (90_000, "25 h ago"),
+        (-7_300, "in 2 h"),
+        (-86_399, "in 24 h"),
+        (-259_199, "in 3 d"),
+    ],
 )
-def test_an_age_has_one_unit(seconds: float, shown: str) -> None:
+def test_an_age_has_one_unit_and_is_rounded(seconds: float, shown: str) -> None:
     assert text.age(NOW - timedelta(seconds=seconds), NOW) == shown
 
 
