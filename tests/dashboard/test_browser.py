@@ -62,6 +62,12 @@ STICKING_OUT = """() => [
         .map(panel => "out of its panel: " + panel.textContent.trim().slice(0, 30)),
 ]"""
 
+BROKEN_SENTENCES = """() => [...document.querySelectorAll("main *")]
+    .filter(each => each.children.length && getComputedStyle(each).display.includes("grid"))
+    .filter(each => [...each.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
+    .map(each => "in several blocks: " + each.textContent.trim().slice(0, 30))"""
+"""Each part of a sentence in a grid stands in a block of its own."""
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -165,7 +171,7 @@ async def _as_a_stranger(route: Route) -> None:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def findings(stage: Stage, visits: list[Visit], portal: str) -> dict[str, list[str]]:
     """The faults of all pages, by kind. Each page is loaded once: loading takes longer than checking."""
-    found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": []}
+    found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": [], "broken": []}
     async with wandering(stage, portal) as page:
         await page.context.add_init_script(AXE)
         for visit in visits:
@@ -182,6 +188,7 @@ async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
     for width, height in SIZES:
         await page.set_viewport_size({"width": width, "height": height})
         too_wide += [f"{width} px: {fault}" for fault in await page.evaluate(STICKING_OUT)]
+    broken = await page.evaluate(BROKEN_SENTENCES)
     headings, title = await page.evaluate(HEADINGS_AND_TITLE)
     lists = ROWS if visit.path in ("/", "/portal/") else f"{ROWS}, {MENU}"
     await page.evaluate(KEEP_ONE_OF_EACH, lists)
@@ -192,6 +199,7 @@ async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
         "dark": await low_contrast_on(page),
         "too wide": too_wide,
         "titles": [] if len(headings) == 1 and "Everhook" in title else [f"{headings}"],
+        "broken": broken,
     }
 
 
@@ -215,6 +223,10 @@ async def test_pages_fit_narrow_and_enlarged_screens_without_scrolling_sideways(
 
 async def test_every_page_has_a_title_and_one_heading(findings: dict[str, list[str]]) -> None:
     assert findings["titles"] == []
+
+
+async def test_no_sentence_is_broken_over_several_blocks(findings: dict[str, list[str]]) -> None:
+    assert findings["broken"] == []
 
 
 async def test_the_actions_of_a_page_are_reachable_by_keyboard(stage: Stage, page: Page) -> None:
@@ -263,6 +275,15 @@ async def test_hostile_payloads_and_responses_are_shown_and_do_nothing(stage: St
         assert "owned" not in await page.title()
         assert await page.locator("main img:not([src])").count() == 0
         assert await page.locator("main script").count() == 0
+
+
+async def test_filters_stand_in_line_where_one_of_them_is_wrong(page: Page) -> None:
+    await page.goto("/dead-letters?endpointGid=nothing")
+    await expect(page.locator(".filters > .field .mistake")).to_be_visible()
+    tops = "parts => [...new Set(parts.map(each => Math.round(each.getBoundingClientRect().top)))]"
+    assert len(await page.locator(".filters > .field label").evaluate_all(tops)) == 1
+    fields = ".filters > .field select, .filters > .field input, .filters > .buttons > *"
+    assert len(await page.locator(fields).evaluate_all(tops)) == 1
 
 
 async def test_the_script_counts_ages_as_the_server_does(page: Page) -> None:
@@ -392,6 +413,8 @@ async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: St
     await page.get_by_role("button", name="Create endpoint").click()
     await expect(page.get_by_role("heading", name="poll: ep_")).to_be_visible()
     await expect(page.get_by_text("whsec_")).to_have_count(0)
+    assert await page.evaluate(BROKEN_SENTENCES) == []
+    await expect(page.get_by_text("No response was measured.")).to_be_visible()
     gid = (await page.get_by_role("heading", level=1).inner_text()).split()[-1]
     for n in range(2):
         await stage.api.publish({"n": n}, channel)
@@ -485,6 +508,8 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
         assert await page.get_by_text("not in a checkpoint yet").count() == 0
 
     await assert_eventually(is_sealed)
+    await expect(page.get_by_text("verify with the bytes that were received")).to_be_visible()
+    await expect(page.get_by_text("(--")).to_have_count(0)
     async with page.expect_download() as downloading:
         await page.get_by_role("link", name="Download the bundle").click()
     bundle = json.loads((await (await downloading.value).path()).read_text())
