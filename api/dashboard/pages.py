@@ -19,7 +19,7 @@ from api import problem_types, problems
 from api.callers import ADMINS, DECIDERS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import address_of_page, advice, ways
-from api.dashboard.endpoint_names import endpoint_name
+from api.dashboard.endpoint_names import endpoint_name, endpoint_note
 from api.dashboard.forms import TOKEN_FIELD, Form, FormError, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
@@ -147,6 +147,7 @@ def templates() -> Environment:
         query=query,
         as_url=code.url_markup,
         as_endpoint=endpoint_name,
+        as_note=endpoint_note,
         with_code=code.with_code,
         as_moment=datetime.fromisoformat,
         as_words=words,
