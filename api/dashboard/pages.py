@@ -23,7 +23,7 @@ from api.dashboard.endpoint_names import endpoint_name, endpoint_note
 from api.dashboard.forms import TOKEN_FIELD, Form, FormError, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dashboard.task_form import due_after, words
+from api.dashboard.task_form import button, due_after, words
 from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.inbox.tasks import defaults_of, title_of
@@ -151,6 +151,7 @@ def templates() -> Environment:
         with_code=code.with_code,
         as_moment=datetime.fromisoformat,
         as_words=words,
+        as_button=button,
         due_after=due_after,
         task_defaults=defaults_of,
         task_title=title_of,

@@ -31,6 +31,22 @@ from everhook.storage.tenant_scope import TenantScope
 LONG_TEXT = 200
 """From this many characters on, a text gets a field of several lines."""
 
+BUTTONS = {
+    "approved": "Approve",
+    "rejected": "Reject",
+    "changes_requested": "Request changes",
+    "confirmed": "Confirm",
+    "denied": "Deny",
+    "submitted": "Submit",
+    "assigned": "Accept",
+    "declined": "Decline",
+    "provided": "Provide",
+    "completed": "Mark as completed",
+    "failed": "Mark as failed",
+    "override_approved": "Approve the override",
+}
+"""What a person does to decide so, for outcomes that tasks have by default."""
+
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 
 
@@ -86,11 +102,11 @@ class TaskPage:
 
     @property
     def outcomes_with_comment(self) -> str:
-        return ", ".join(words(each.name) for each in self.outcomes if each.comment == "required")
+        return " or ".join(button(each.name) for each in self.outcomes if each.comment == "required")
 
     @property
     def outcomes_with_form(self) -> str:
-        return ", ".join(words(each.name) for each in self.outcomes if each.effect is Effect.PASS)
+        return " or ".join(button(each.name) for each in self.outcomes if each.effect is Effect.PASS)
 
     @property
     def mine(self) -> TaskDecision | None:
@@ -147,6 +163,11 @@ class Refusal:
 def words(name: str) -> str:
     """The name of an outcome for people: `Changes requested`."""
     return name.replace("_", " ").capitalize()
+
+
+def button(outcome: str) -> str:
+    """The label of the button that decides so: `Request changes`."""
+    return BUTTONS.get(outcome) or words(outcome)
 
 
 def due_after(task: Mapping[str, Any]) -> timedelta:

@@ -11,6 +11,8 @@ import pytest
 import structlog
 
 from api.dashboard.sessions import TASK_LINK
+from api.dashboard.task_form import BUTTONS, button
+from everhook.inbox.tasks import TaskKind, default_outcomes
 from everhook.receipts.receipt import claims_of
 from testing.api import JSON, Api, assert_problem, created, ok
 from tests.dashboard.conftest import Pages
@@ -78,6 +80,8 @@ async def test_opening_a_link_decides_nothing_and_its_form_decides_once(pages: P
         await pages.http.request(method, f"{path}?outcome=approved&version=1")
     page = await pages.get(path)
     assert "Approve order 1042?" in page.text and "1042" in page.text
+    assert 'value="approved">Approve</button>' in page.text
+    assert 'value="rejected" formnovalidate>Reject</button>' in page.text and "Required to press Reject<" in page.text
     assert (await of_task(pages.api, gid))["state"] == "open"
     done = await submit(pages, path, "approved", comment="fine")
     assert (done.status_code, done.headers["location"]) == (303, path)
@@ -90,6 +94,11 @@ async def test_opening_a_link_decides_nothing_and_its_form_decides_once(pages: P
     audit = ok(await pages.api.get("/v1/audit", subject=gid))["data"]
     assert {each["action"] for each in audit} == {"task.link_created", "task.decided"}
     assert path[3:] not in str(audit)
+
+
+def test_every_outcome_that_tasks_have_by_default_has_a_button_that_says_what_to_do() -> None:
+    assert {each["name"] for kind in TaskKind for each in default_outcomes(kind)} == BUTTONS.keys()
+    assert button("sent_back") == "Sent back"
 
 
 async def test_a_task_that_an_earlier_version_stored_with_nulls_has_its_pages(pages: Pages) -> None:
