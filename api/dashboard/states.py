@@ -12,6 +12,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level
+from everhook.inbox.tasks import OnDue
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
 from everhook.storage.tables import BatchState, CircuitRow, TaskState
@@ -135,6 +136,13 @@ CIRCUIT_EVENTS = {
     EventKind.ENDPOINT_ENABLED: CircuitEvent("Enabled", "closed", OK),
 }
 
+
+ON_DUE = {
+    OnDue.EXPIRE: "then the message keeps waiting",
+    OnDue.DECLINE: "then it is declined",
+    OnDue.PASS: "then it passes",
+}
+"""What happens to a step of a gate that no one decides."""
 
 ALERTS = {
     AlertName.SUCCESS_RATE: "too many attempts fail",
