@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from everhook.durations import rough_duration
+from everhook import durations
 from everhook_client.models import Attempt, Delivery, DeliveryDetail
 
 
@@ -14,8 +14,7 @@ def age(moment: str | None) -> str:
     """`3 min ago`, `in 12 s`."""
     if moment is None:
         return ""
-    passed = datetime.now(UTC) - parse_moment(moment)
-    return f"{rough_duration(passed)} ago" if passed >= timedelta() else f"in {rough_duration(-passed)}"
+    return durations.age(parse_moment(moment), datetime.now(UTC))
 
 
 def seen(minute: str) -> str:

@@ -1,6 +1,7 @@
 """Durations as text for people: the one formatter of the dashboard, the portal and the command line. Pure."""
 
-from datetime import timedelta
+import math
+from datetime import datetime, timedelta
 
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 """Seconds and symbol of each unit, largest first."""
@@ -23,13 +24,19 @@ def duration(span: timedelta | float) -> str:
 
 
 def rough_duration(span: timedelta | float) -> str:
-    """One unit, for terminals: `12 s`, `4 min`, `2.6 h`, `3 d`. A negative duration is 0."""
+    """One unit, the largest of which there are two, rounded to the nearest: `12 s`, `90 min`, `24 h`, `3 d`. A negative
+    duration is 0."""
     seconds = max(0.0, _seconds(span))
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
+    size, unit = next(each for each in UNITS if seconds >= 2 * each[0] or each[0] == 1)
+    return f"{math.floor(seconds / size + 0.5)} {unit}"
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """`3 min ago`, `in 24 h`, `now`: a rough duration, which `api/dashboard/static/times.js` counts alike."""
+    seconds = (now - moment).total_seconds()
+    if abs(seconds) < 0.5:
+        return "now"
+    return f"{rough_duration(seconds)} ago" if seconds > 0 else f"in {rough_duration(-seconds)}"
 
 
 def exact_duration(seconds: float) -> str:

@@ -1,16 +1,19 @@
-"""Channels, each with a picture of its schedule."""
+"""Channels, each with a picture of its schedule and the steps of its gate."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.channels.schemas import ChannelIn, ChannelPatch
-from api.dashboard import charts, circuit_form, policy_form
+from api.channels.schemas import ChannelIn, ChannelPatch, gates_of
+from api.dashboard import charts, circuit_form, policy_form, states
 from api.dashboard.charts import Chart
-from api.dashboard.forms import Form, FormError
+from api.dashboard.endpoint_names import inbox_name
+from api.dashboard.forms import Form, FormError, wrong_fields
 from api.dashboard.numbers import number
 from api.dashboard.pages import (
     AdminFormDep,
@@ -26,13 +29,15 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import ServicesDep
-from api.problems import Problem
+from api.problems import Problem, invalid
 from api.schemas import Policy, circuit_of, spec_of
 from everhook.delivery.policy import DeliveryPolicy, resolve
-from everhook.errors import DomainError, NotFound
+from everhook.endpoints import store as endpoints
+from everhook.errors import DomainError, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
+from everhook.inbox.tasks import DEFAULT_DUE_S, OnDue, defaults_of
 from everhook.notifications.events import is_reserved
-from everhook.storage.tables import Channel
+from everhook.storage.tables import Channel, Endpoint
 
 PAGE = 25
 
@@ -40,10 +45,36 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/chan
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of a gate: the inbox that is asked, by gid and name, the filter of the step as JSON, how long people have,
+    and what happens then. A publish may give its task another time."""
+
+    gid: str
+    inbox: str
+    is_deleted: bool
+    condition: str
+    due_after: timedelta
+    then: str
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], inbox: Endpoint | None) -> "Step":
+        task = (defaults_of(inbox.options) if inbox is not None else {}) | (document.get("task") or {})
+        return cls(
+            gid=document["inbox"],
+            inbox=inbox_name(inbox) if inbox is not None else document["inbox"],
+            is_deleted=inbox is None or inbox.deleted_at is not None,
+            condition=json.dumps(document["filter"], ensure_ascii=False) if document.get("filter") else "",
+            due_after=timedelta(seconds=task.get("dueSeconds") or DEFAULT_DUE_S),
+            then=states.ON_DUE[OnDue(task.get("onDue") or OnDue.EXPIRE)],
+        )
+
+
+@dataclass(frozen=True)
 class Line:
     channel: Channel
     policy: DeliveryPolicy
     schedule: Chart
+    gate: tuple[Step, ...]
 
     @property
     def is_ours(self) -> bool:
@@ -71,16 +102,18 @@ async def show_list(
 ) -> Response:
     async with store.reading() as session:
         page = await services.channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
+        inboxes = await endpoints.by_gid(session, {step["inbox"] for row in page.rows for step in row.gates or ()})
     view = ListView(
-        lines=tuple(_line(row) for row in page.rows),
+        lines=tuple(_line(row, inboxes) for row in page.rows),
         pager=pager("/channels", {}, cursor, page.next_key),
     )
     return render(request, "channels.html", viewer, title="Channels", nav="channels", v=view)
 
 
-def _line(channel: Channel) -> Line:
+def _line(channel: Channel, inboxes: Mapping[str, Endpoint]) -> Line:
     policy = resolve(channel.policy)
-    return Line(channel, policy, charts.schedule(policy, width=420))
+    gate = tuple(Step.of(step, inboxes.get(step["inbox"])) for step in channel.gates or ())
+    return Line(channel, policy, charts.schedule(policy, width=420), gate)
 
 
 @router.get("/new")
@@ -97,6 +130,7 @@ async def create(
             name=form.get("name"),
             policy=_policy(form),
             circuit=circuit_form.circuit(form),
+            gates=_gates(form),
             validation=_validation(form),
             retention_days=_retention(form),
         )
@@ -106,6 +140,7 @@ async def create(
                 viewer.caller.actor,
                 new.name,
                 spec_of(new.policy),
+                gates_of(new.gates),
                 circuit=circuit_of(new.circuit),
                 validation=new.validation,
                 retention_days=new.retention_days,
@@ -125,6 +160,7 @@ async def ask_edit(
     values = {
         **policy_form.fields(channel.policy),
         **circuit_form.fields(channel.circuit),
+        "gates": json.dumps(channel.gates, ensure_ascii=False, indent=2) if channel.gates else "",
         "validation": channel.validation,
         "retention": days,
     }
@@ -136,9 +172,13 @@ async def edit(
     name: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep, form: AdminFormDep
 ) -> Response:
     try:
-        changes = ChannelPatch(policy=_policy(form), validation=_validation(form), retention_days=_retention(form))
-        circuit, actor = circuit_of(circuit_form.circuit(form)), viewer.caller.actor
+        changes = ChannelPatch(
+            policy=_policy(form), gates=_gates(form), validation=_validation(form), retention_days=_retention(form)
+        )
+        circuit, gates, actor = circuit_of(circuit_form.circuit(form)), gates_of(changes.gates), viewer.caller.actor
         async with store.writing() as session:
+            if gates is not None and gates != ((await services.channels.get(session, name)).gates or []):
+                await services.channels.set_gates(session, actor, name, gates)  # first: see there
             channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
             before = channel.circuit
             if circuit != before:
@@ -181,6 +221,23 @@ def _retention(form: Form) -> float | None:
     return number(form.get("retention"), "retention") if "retention" in form else None
 
 
+def _gates(form: Form) -> Any:
+    """What pydantic checks. None: they stay as they are, for nothing may be sent without an approval by mistake."""
+    if "gates" not in form:
+        return None
+    try:
+        return json.loads(form.get("gates"))
+    except (ValueError, RecursionError) as error:
+        raise invalid("gates", "is not valid JSON") from error
+
+
+def _explain(error: FormError) -> Mapping[str, str]:
+    """What is wrong, by the field of the form: that of the gates is one for all of their parts."""
+    if isinstance(error, InvalidField) and error.field.startswith("gates"):
+        return {"gates": str(error)}
+    return wrong_fields(error)
+
+
 def _policy(form: Form) -> Policy | None:
     spec = policy_form.policy(form)
     return Policy(**spec) if spec is not None else None
@@ -200,6 +257,7 @@ def _form(
         error,
         title=f"Edit {name}" if name is not None else "New channel",
         nav="channels",
+        explain=_explain,
         name=name,
         values=values,
         schedules=policy_form.SCHEDULES,

@@ -34,7 +34,7 @@ from everhook.ids import delivery_workflow_id
 from everhook.inbox import store as tasks
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
-from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt
+from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt, now
 from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
@@ -89,8 +89,8 @@ class SentBody:
 class DetailView:
     """`rounds` with the newest first, and in each the newest attempt. `receipts` are by the gids of attempts.
 
-    `schedule` is that of the current round, `schedule_of_replay` that of the next one where it would be another.
-    `task_gid` is what people are asked, if it goes to an inbox, which has no schedule.
+    `is_moving`: it is not at rest. `schedule` is that of the current round, `schedule_of_replay` that of the next one
+    where it would be another. `task_gid` is what people are asked, if it goes to an inbox, which has no schedule.
     """
 
     delivery: Delivery
@@ -103,6 +103,7 @@ class DetailView:
     sent: SentBody | None
     next_attempt_at: datetime | None
     waiting_for: str
+    is_moving: bool
     schedule: Chart | None
     schedule_of_replay: Chart | None
     task_gid: str | None
@@ -212,7 +213,8 @@ async def _detail(
         pager=pager(f"/deliveries/{gid}", {}, cursor, page.next_key),
         sent=sent,
         next_attempt_at=view.next_attempt_at,
-        waiting_for=states.WAITING_FOR.get(status, ""),
+        waiting_for=_waiting_for(delivery, viewer),
+        is_moving=status not in TERMINAL_STATUSES and status is not DeliveryStatus.DEAD_LETTERED,
         schedule=schedules.get(delivery.round) if task_gid is None else None,
         schedule_of_replay=charts.schedule(today)
         if may_replay and policies.get(delivery.round) != today and task_gid is None
@@ -225,6 +227,13 @@ async def _detail(
         and message.payload is not None
         and (endpoint is None or endpoint.deleted_at is None),
     )
+
+
+def _waiting_for(delivery: Delivery, viewer: Viewer) -> str:
+    is_late = delivery.due_at is not None and delivery.due_at < now()
+    if delivery.status is DeliveryStatus.ACCEPTED and is_late and viewer.tenant_gid is None:
+        return states.LATE
+    return states.WAITING_FOR.get(delivery.status, "")
 
 
 async def _shown_attempt(deliveries: DeliveryService, session: Session, gid: str, attempt: str) -> Attempt | None:

@@ -1,4 +1,4 @@
-"""What endpoints are called: by their URL, or by how they receive without one."""
+"""What endpoints are called: by their URL; without one by their description, or else by how they receive."""
 
 from typing import Any, Protocol
 
@@ -17,21 +17,26 @@ MODES = {
 }
 
 
+LONGEST_NAME = 80
+"""Characters of a description that is a name."""
+
+
 class Named(Protocol):
     """An endpoint's row."""
 
     gid: str
     url: str
+    description: str
     mode: DeliveryMode
     options: dict[str, Any]
 
 
 def endpoint_name(endpoint: Named) -> Markup:
-    """The URL; of an inbox its name; in other modes how it receives, and its id."""
+    """The URL; of an inbox its name; in other modes the description, or else how it receives, and its id."""
     if endpoint.url:
         return url_markup(endpoint.url)
-    if endpoint.mode is DeliveryMode.INBOX:
-        return escape(inbox_name(endpoint))
+    if endpoint.mode is DeliveryMode.INBOX or endpoint.description:
+        return escape(endpoint_title(endpoint))
     return Markup("{}: <wbr>{}").format(endpoint.mode.value, endpoint.gid)
 
 
@@ -39,7 +44,15 @@ def endpoint_title(endpoint: Named) -> str:
     """The same as text."""
     if endpoint.mode is DeliveryMode.INBOX:
         return inbox_name(endpoint)
-    return endpoint.url or f"{endpoint.mode}: {endpoint.gid}"
+    described = endpoint.description
+    if len(described) > LONGEST_NAME:
+        described = described[: LONGEST_NAME - 1].rstrip() + "…"
+    return endpoint.url or described or f"{endpoint.mode}: {endpoint.gid}"
+
+
+def endpoint_note(endpoint: Named) -> str:
+    """What stands under the name: the description, or how it receives where the description is the name."""
+    return endpoint.description if endpoint_title(endpoint) != endpoint.description else endpoint.mode.value
 
 
 def inbox_name(inbox: Named) -> str:

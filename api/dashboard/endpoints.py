@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import Any, Literal, get_args
 
 import orjson
@@ -32,6 +31,7 @@ from api.dashboard.pages import (
     render_form,
     see_other,
 )
+from api.dashboard.shown_once import carried_secret, carry_secret, forget_secret
 from api.dashboard.states import CircuitEvent
 from api.dependencies import Services, ServicesDep
 from api.endpoints.schemas import (
@@ -124,8 +124,11 @@ class ListView:
 
 @dataclass(frozen=True)
 class EventLine:
+    """`cause` is empty where the event has none but the operator who asked for it."""
+
     label: CircuitEvent
     event: OperationalEvent
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ class DetailView:
     alerts: Mapping[AlertName, RaisedAlert]
     limits: tuple[LimitLine, ...]
     dead_letters: int
-    queue: QueueView | None = None
-    secret: str | None = None
+    queue: QueueView | None
+    secret: str | None
 
     @property
     def window_label(self) -> str:
@@ -254,8 +257,8 @@ async def create(
             created = await services.endpoints.create(session, viewer.caller.actor, checked)
     except (ValidationError, Problem, DomainError) as error:
         return await _form(request, viewer, services, store, form.values, form.all("signatures"), error=error)
-    view = await _detail(services, store, created.view.endpoint.gid, secret=created.secret)
-    return _page(request, viewer, view, HTTPStatus.CREATED)
+    response = see_other(viewer, f"/endpoints/{created.view.endpoint.gid}", "created")
+    return carry_secret(request, viewer, response, created.secret)
 
 
 @router.get("/{gid}")
@@ -267,27 +270,22 @@ async def show_one(
     store: StoreDep,
     window: str = Window.HOUR,
 ) -> Response:
-    view = await _detail(services, store, gid, Window(window) if window in set(Window) else Window.HOUR)
-    return _page(request, viewer, view)
-
-
-def _page(request: Request, viewer: Viewer, view: DetailView, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return render(
+    chosen = Window(window) if window in set(Window) else Window.HOUR
+    view = await _detail(services, store, gid, chosen, carried_secret(request, viewer))
+    response = render(
         request,
         "endpoint.html",
         viewer,
-        status=status,
         title=endpoint_title(view.view.endpoint),
         nav="endpoints",
         v=view,
         windows=WINDOWS,
         graces=GRACES,
     )
+    return forget_secret(request, response)
 
 
-async def _detail(
-    services: Services, store: TenantScope, gid: str, window: Window = Window.HOUR, secret: str | None = None
-) -> DetailView:
+async def _detail(services: Services, store: TenantScope, gid: str, window: Window, secret: str | None) -> DetailView:
     moment = now()
     begin, label = moment - window.length, WINDOWS[window]
     async with store.reading() as session:
@@ -313,7 +311,7 @@ async def _detail(
         latency=overview.latency(f"Response time over {label}", found.total),
         states=_states(view, events, begin, label),
         events=tuple(
-            EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event)
+            EventLine(states.CIRCUIT_EVENTS[EventKind(event.kind)], event, _cause(event, circuit_policy))
             for event in reversed(events)
             if event.created_at >= begin
         ),
@@ -331,6 +329,15 @@ async def _detail(
         queue=queue,
         secret=secret,
     )
+
+
+def _cause(event: OperationalEvent, policy: CircuitPolicy) -> str:
+    """Why a circuit opened or an endpoint was disabled. A circuit that an operator trips has not failed so often."""
+    failures = event.data.get("failures", 0)
+    if event.kind == EventKind.CIRCUIT_OPENED and failures >= policy.failure_threshold:
+        return f"after {failures} failures in a row"
+    reason: str = event.data.get("reason", "")
+    return reason if event.kind == EventKind.ENDPOINT_DISABLED else ""
 
 
 def _states(view: EndpointView, events: Sequence[OperationalEvent], begin: datetime, label: str) -> Chart:
@@ -352,13 +359,11 @@ async def send_test(gid: str, viewer: ViewerDep, services: ServicesDep, store: S
 async def rotate_secret(
     gid: str, request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    """The new secret is shown in the response, and never again: so this one does not redirect."""
     rotation = SecretRotation(grace_period_seconds=whole(form.get("grace", "0"), "grace"))
     grace = timedelta(seconds=rotation.grace_period_seconds)
     async with store.writing() as session:
         rotated = await services.endpoints.rotate_secret(session, viewer.caller.actor, gid, secret=None, grace=grace)
-    view = await _detail(services, store, gid, secret=rotated.secret)
-    return _page(request, viewer, view)
+    return carry_secret(request, viewer, see_other(viewer, f"/endpoints/{gid}", "rotated"), rotated.secret)
 
 
 @router.post("/{gid}/delete")
@@ -487,7 +492,7 @@ async def _form(
         values=values,
         signatures=signatures,
         channels=names,
-        url_hint=_url_hint(dashboard_of(request).settings),
+        url_hint=_url_hint(dashboard_of(request).settings) if viewer.tenant_gid is None else PUBLIC_URL_HINT,
         schemes=[scheme.value for scheme in SignatureScheme],
         formats=[(each.value, each.value) for each in BodyFormat],
         schedules=policy_form.SCHEDULES,
@@ -501,12 +506,17 @@ async def _form(
     )
 
 
+PUBLIC_URL_HINT = "Where messages are sent: https, and an address that is public"
+"""What the egress rules allow by default. Tenants read no more: the networks are the operator's."""
+
+
 def _url_hint(settings: Settings) -> str:
     """What the egress rules allow, in a line."""
-    scheme = "http or https" if settings.egress_http else "https"
     allowed = ", ".join(str(network) for network in settings.egress_allow)
-    addresses = f"an address that is public, or in {allowed}" if allowed else "an address that is public"
-    return f"Where messages are sent: {scheme}, and {addresses}"
+    if not allowed:
+        return PUBLIC_URL_HINT
+    inside = " (there also http)" if settings.egress_http else ""
+    return f"{PUBLIC_URL_HINT}, or in {allowed}{inside}"
 
 
 def _fields_of_inbox(options: Mapping[str, Any]) -> dict[str, str]:

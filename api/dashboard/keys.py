@@ -20,11 +20,12 @@ from api.dashboard.pages import (
     render_form,
     see_other,
 )
+from api.dashboard.shown_once import carried_secret, carry_secret, forget_secret
 from api.dependencies import Services, ServicesDep
 from everhook.errors import InvalidField
 from everhook.storage.tables import ApiKey, now
 from everhook.storage.tenant_scope import TenantScope
-from everhook.tenants.api_keys import ApiKeyView, CreatedApiKey
+from everhook.tenants.api_keys import ApiKeyView
 from everhook.tenants.api_keys_store import BOUND_SCOPES, Scope
 
 PAGE = 50
@@ -49,14 +50,16 @@ class Line:
 class ListView:
     lines: tuple[Line, ...]
     pager: Pager
-    new_key: CreatedApiKey | None
+    new_key: str | None
 
 
 @router.get("")
 async def show_list(
     request: Request, viewer: AdminDep, services: ServicesDep, store: StoreDep, cursor: str = ""
 ) -> Response:
-    return await _page(request, viewer, services, store, cursor=cursor)
+    key = carried_secret(request, viewer)
+    response = await _page(request, viewer, services, store, cursor=cursor, new_key=key)
+    return forget_secret(request, response)
 
 
 @router.post("")
@@ -74,10 +77,10 @@ async def create(
             expires_at=now() + timedelta(days=_days(form.get("days"))) if "days" in form else None,
         )
         async with store.writing() as session:
-            new_key = await services.api_keys.create(session, viewer.caller.actor, body.new())
+            created = await services.api_keys.create(session, viewer.caller.actor, body.new())
     except (ValidationError, InvalidField) as error:
         return await _page(request, viewer, services, store, values=form.values, chosen=form.all("scopes"), error=error)
-    return await _page(request, viewer, services, store, new_key=new_key)
+    return carry_secret(request, viewer, see_other(viewer, "/keys", "created"), created.key)
 
 
 @router.post("/{gid}/revoke")
@@ -94,7 +97,7 @@ async def _page(
     store: TenantScope,
     *,
     cursor: str = "",
-    new_key: CreatedApiKey | None = None,
+    new_key: str | None = None,
     values: Mapping[str, str] | None = None,
     chosen: list[str] | None = None,
     error: ValidationError | InvalidField | None = None,

@@ -19,11 +19,11 @@ from api import problem_types, problems
 from api.callers import ADMINS, DECIDERS, ENVIRONMENT, OWNED, SIGNED_IN, Access, Caller
 from api.dashboard import assets, charts, code, identity, states, text
 from api.dashboard.advice import address_of_page, advice, ways
-from api.dashboard.endpoint_names import endpoint_name
+from api.dashboard.endpoint_names import endpoint_name, endpoint_note
 from api.dashboard.forms import TOKEN_FIELD, Form, FormError, read_form, refuse_foreign, wrong_fields
 from api.dashboard.live import Broadcaster
 from api.dashboard.sessions import Session, Sessions
-from api.dashboard.task_form import due_after, words
+from api.dashboard.task_form import button, due_after, words
 from api.dependencies import Services, ServicesDep, decode_cursor, encode_cursor, list_tag
 from api.problems import Problem, invalid
 from everhook.inbox.tasks import defaults_of, title_of
@@ -147,9 +147,11 @@ def templates() -> Environment:
         query=query,
         as_url=code.url_markup,
         as_endpoint=endpoint_name,
+        as_note=endpoint_note,
         with_code=code.with_code,
         as_moment=datetime.fromisoformat,
         as_words=words,
+        as_button=button,
         due_after=due_after,
         task_defaults=defaults_of,
         task_title=title_of,
@@ -248,6 +250,7 @@ NOTICES = {
     "test": "A test message was sent.",
     "saved": "Saved.",
     "created": "Created.",
+    "rotated": "The secret is rotated.",
     "deleted": "Deleted.",
     "imported": "Imported.",
     "decided": "Decided. The decision has a receipt.",
@@ -277,6 +280,19 @@ def in_portal(request: Request) -> bool:
 def is_local(request: Request) -> bool:
     """Whether the request comes from this machine, without TLS: browsers would drop a `Secure` cookie."""
     return dashboard_of(request).settings.dev or request.url.hostname in ("127.0.0.1", "::1", "localhost")
+
+
+def strict_cookie(request: Request, name: str, value: str, seconds: int, path: str) -> str:
+    """A header `Set-Cookie`: sent to `path` only, by our own pages only, and hidden from scripts. In a frame on another
+    site a cookie must say so, and is kept for that site alone."""
+    parts = [f"{name}={value}", f"Max-Age={seconds}", f"Path={path}", "HttpOnly"]
+    if is_local(request):
+        parts.append("SameSite=Strict")
+    elif in_portal(request) and dashboard_of(request).settings.portal_frame_ancestors:
+        parts += ["SameSite=None", "Secure", "Partitioned"]
+    else:
+        parts += ["SameSite=Strict", "Secure"]
+    return "; ".join(parts)
 
 
 async def viewer_of(request: Request, services: Services) -> Viewer | None:

@@ -13,19 +13,19 @@ from fastapi.responses import RedirectResponse
 from pydantic import ConfigDict, Field
 
 from api import problem_types
+from api.dashboard import identity
 from api.dashboard.forms import read_form, refuse_foreign
-from api.dashboard.identity import end_session
 from api.dashboard.pages import (
     PORTAL,
     PageRoute,
     SignedInDep,
     SignOutFormDep,
     dashboard_of,
-    is_local,
     render,
+    strict_cookie,
 )
 from api.dashboard.sessions import PORTAL_COOKIE, PORTAL_LIFETIME, PORTAL_LINK, PORTAL_SESSION
-from api.dependencies import Principal, ServicesDep, Store, address_of
+from api.dependencies import Principal, Services, ServicesDep, Store, address_of
 from api.problems import Problem, documents
 from api.schemas import ApiModel, Gid, Integer
 from api.tasks.schemas import Assignee
@@ -99,9 +99,10 @@ def public_url(request: Request) -> str:
 
 
 @router.get("/open/{token}")
-async def open_portal(token: str, request: Request) -> Response:
-    if dashboard_of(request).sessions.read(PORTAL_LINK, token) is None:
-        return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
+async def open_portal(token: str, request: Request, services: ServicesDep) -> Response:
+    link = dashboard_of(request).sessions.read(PORTAL_LINK, token)
+    if link is None or await services.sessions.is_ended(link.number):
+        return await _link_ended(request, services)
     return render(request, "portal_open.html", title="Portal", token=token)
 
 
@@ -112,35 +113,31 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
     dashboard = dashboard_of(request)
     link = dashboard.sessions.read(PORTAL_LINK, (await read_form(request)).get("token"))
     if link is None:
-        return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
+        return await _link_ended(request, services)
     tenant_gid, seconds, person = link.subject.split(" ", 2)
     visitor = Actor("portal", address_of(request, services.settings))
     if not await services.sessions.use_link(link.number, visitor, tenant_gid):
-        return render(request, "portal_ended.html", status=HTTPStatus.UNAUTHORIZED)
+        return await _link_ended(request, services)
     token, _ = dashboard.sessions.issue(
         PORTAL_SESSION, f"{tenant_gid} {person}".rstrip(), timedelta(seconds=int(seconds))
     )
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
-    response.headers.append("set-cookie", _cookie(request, token, int(seconds)))
+    response.headers.append("set-cookie", strict_cookie(request, PORTAL_COOKIE, token, int(seconds), PORTAL))
     return response
+
+
+async def _link_ended(request: Request, services: Services) -> Response:
+    """The portal for one who has a session in it, as the link's first visitor may; for others why the link opens
+    nothing. A browser that comes from another site brings no session, so this page leads there as well."""
+    if await identity.of_portal(request, services, dashboard_of(request).sessions) is not None:
+        return RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
+    return render(request, "portal_link_ended.html", status=HTTPStatus.GONE, title="Link ended")
 
 
 @router.post("/sign-out")
 async def sign_out(request: Request, services: ServicesDep, viewer: SignedInDep, form: SignOutFormDep) -> Response:
     """End the session for good: its cookie opens nothing any more, wherever it may have been copied to."""
-    await end_session(services, viewer.caller, viewer.session)
+    await identity.end_session(services, viewer.caller, viewer.session)
     response = RedirectResponse(f"{PORTAL}/", HTTPStatus.SEE_OTHER)
-    response.headers.append("set-cookie", _cookie(request, "", 0))
+    response.headers.append("set-cookie", strict_cookie(request, PORTAL_COOKIE, "", 0, PORTAL))
     return response
-
-
-def _cookie(request: Request, token: str, seconds: int) -> str:
-    """In a frame on another site a cookie must say so, and is kept for that site alone."""
-    parts = [f"{PORTAL_COOKIE}={token}", f"Max-Age={seconds}", f"Path={PORTAL}", "HttpOnly"]
-    if is_local(request):
-        parts.append("SameSite=Strict")
-    elif dashboard_of(request).settings.portal_frame_ancestors:
-        parts += ["SameSite=None", "Secure", "Partitioned"]
-    else:
-        parts += ["SameSite=Strict", "Secure"]
-    return "; ".join(parts)

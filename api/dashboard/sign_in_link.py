@@ -11,13 +11,14 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 
 from api.callers import Caller
 from api.dashboard import identity
 from api.dashboard.forms import read_form, refuse_foreign
-from api.dashboard.pages import PageRoute, render
+from api.dashboard.pages import PageRoute, dashboard_of, render
 from api.dashboard.sign_in import start_session
-from api.dependencies import ServicesDep
+from api.dependencies import Services, ServicesDep
 
 LIFETIME_S = 300.0
 
@@ -56,9 +57,9 @@ def make_link(app: FastAPI, url: str) -> str:
 
 
 @router.get("/{link}")
-async def open_link(link: str, request: Request) -> Response:
+async def open_link(link: str, request: Request, services: ServicesDep) -> Response:
     if not _links(request.app).is_good(link):
-        return _ended(request)
+        return await _ended(request, services)
     return render(request, "sign_in_link.html", title="Sign in", token=link)
 
 
@@ -68,13 +69,16 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
     refuse_foreign(request)
     token = (await read_form(request)).get("token")
     if services.settings.api_key is None or not _links(request.app).redeem(token):
-        return _ended(request)
+        return await _ended(request, services)
     subject = identity.subject_of(services, Caller.of_environment(None))
     return start_session(request, subject, "/")
 
 
-def _ended(request: Request) -> Response:
-    return render(request, "sign_in_link_ended.html", status=HTTPStatus.UNAUTHORIZED, title="Sign in")
+async def _ended(request: Request, services: Services) -> Response:
+    """The dashboard for one who is signed in; for others why the link opens nothing."""
+    if await identity.of_dashboard(request, services, dashboard_of(request).sessions) is not None:
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    return render(request, "sign_in_link_ended.html", status=HTTPStatus.GONE, title="Sign in")
 
 
 def _links(app: FastAPI) -> SignInLinks:

@@ -12,6 +12,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus, Verdict
 from everhook.health.endpoint_alerts import AlertName
 from everhook.health.score import Level
+from everhook.inbox.tasks import OnDue
 from everhook.notifications.events import EventKind
 from everhook.publishing.gates import StepState
 from everhook.storage.tables import BatchState, CircuitRow, TaskState
@@ -99,9 +100,7 @@ REASONS = {
 }
 
 WAITING_FOR = {
-    DeliveryStatus.ACCEPTED: (
-        "Its first attempt is under way, or it waits for its workflow. If this lasts, Temporal or its workers are away."
-    ),
+    DeliveryStatus.ACCEPTED: "Its attempt is under way.",
     DeliveryStatus.SENDING: "An attempt is being made.",
     DeliveryStatus.RETRYING: "The last attempt failed; the next is on the schedule.",
     DeliveryStatus.PARKED: "The endpoint's circuit is open, or it is paused or disabled. It is sent when that ends.",
@@ -113,6 +112,10 @@ WAITING_FOR = {
     DeliveryStatus.DEAD_LETTERED: "No attempt is due. Replay it to begin a new round, or discard it.",
     DeliveryStatus.DISCARDED: "",
 }
+
+
+LATE = "Its attempt is late. If this lasts, Temporal or its workers are away."
+"""Of an accepted delivery, for operators."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,13 @@ CIRCUIT_EVENTS = {
     EventKind.ENDPOINT_ENABLED: CircuitEvent("Enabled", "closed", OK),
 }
 
+
+ON_DUE = {
+    OnDue.EXPIRE: "then the message keeps waiting",
+    OnDue.DECLINE: "then it is declined",
+    OnDue.PASS: "then it passes",
+}
+"""What happens to a step of a gate that no one decides."""
 
 ALERTS = {
     AlertName.SUCCESS_RATE: "too many attempts fail",

@@ -15,7 +15,7 @@ from api.dashboard.forms import Form
 from api.dashboard.numbers import finite
 from api.problem_types import type_of
 from api.tasks.schemas import MAX_COMMENT
-from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, why_not
+from everhook.decisions.service import SubmittedDecision, TaskService, TaskView, is_asked, why_not
 from everhook.errors import (
     AlreadyDecided,
     DomainError,
@@ -30,6 +30,22 @@ from everhook.storage.tenant_scope import TenantScope
 
 LONG_TEXT = 200
 """From this many characters on, a text gets a field of several lines."""
+
+BUTTONS = {
+    "approved": "Approve",
+    "rejected": "Reject",
+    "changes_requested": "Request changes",
+    "confirmed": "Confirm",
+    "denied": "Deny",
+    "submitted": "Submit",
+    "assigned": "Accept",
+    "declined": "Decline",
+    "provided": "Provide",
+    "completed": "Mark as completed",
+    "failed": "Mark as failed",
+    "override_approved": "Approve the override",
+}
+"""What a person does to decide so, for outcomes that tasks have by default."""
 
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 
@@ -86,11 +102,11 @@ class TaskPage:
 
     @property
     def outcomes_with_comment(self) -> str:
-        return ", ".join(words(each.name) for each in self.outcomes if each.comment == "required")
+        return " or ".join(button(each.name) for each in self.outcomes if each.comment == "required")
 
     @property
     def outcomes_with_form(self) -> str:
-        return ", ".join(words(each.name) for each in self.outcomes if each.effect is Effect.PASS)
+        return " or ".join(button(each.name) for each in self.outcomes if each.effect is Effect.PASS)
 
     @property
     def mine(self) -> TaskDecision | None:
@@ -127,6 +143,11 @@ class TaskPage:
         return why_not(self.view.row.task, self.view.row.inboxes, self.person)
 
     @property
+    def asks_others(self) -> bool:
+        """Whether the person is not asked."""
+        return not is_asked(self.view.row.task, self.view.row.inboxes, self.person)
+
+    @property
     def may_decide(self) -> bool:
         return self.is_open and self.may_act and self.mine is None and self.why_not is None
 
@@ -142,6 +163,11 @@ class Refusal:
 def words(name: str) -> str:
     """The name of an outcome for people: `Changes requested`."""
     return name.replace("_", " ").capitalize()
+
+
+def button(outcome: str) -> str:
+    """The label of the button that decides so: `Request changes`."""
+    return BUTTONS.get(outcome) or words(outcome)
 
 
 def due_after(task: Mapping[str, Any]) -> timedelta:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from everhook.circuit.machine import CircuitPolicy
-from everhook.durations import UNITS
+from everhook.durations import age as age
 from everhook.durations import duration as duration
 from everhook.durations import exact_duration as exact_duration
 
@@ -31,26 +31,16 @@ def milliseconds(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1_000 else f"{ms / 1_000:.1f} s"
 
 
-def age(moment: datetime, now: datetime) -> str:
-    """`3 min ago`, `in 2 h`, `now`: one unit, which `static/times.js` keeps current."""
-    seconds = (now - moment).total_seconds()
-    for size, unit in UNITS:
-        if abs(seconds) >= size:
-            span = f"{int(abs(seconds) // size)} {unit}"
-            return f"{span} ago" if seconds > 0 else f"in {span}"
-    return "now"
-
-
 def clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def circuit_policy(policy: CircuitPolicy) -> str:
-    """`opens after 5 failures in a row for 30 s to 10 min; 5 days of failures disable`."""
+    """`opens after 5 failures in a row, for 30 s to 10 min; …`."""
     return (
         f"opens after {policy.failure_threshold} failures in a row, for {duration(policy.cooldown)} to "
-        f"{duration(policy.cooldown_max)}; disabled after {duration(policy.disable_after)} of failures; then sends "
-        f"{policy.release_rate:g} to {policy.release_rate_max:g} a second"
+        f"{duration(policy.cooldown_max)}; when it closes, {policy.release_rate:g} to {policy.release_rate_max:g} "
+        f"parked deliveries a second are released; {duration(policy.disable_after)} of failures disable the endpoint"
     )
 
 

@@ -334,7 +334,7 @@ def _as_json(result: "BundleVerification") -> dict[str, Any]:
         "ok": result.ok,
         "statement": _statement(result.receipt) if result.receipt is not None else None,
         "proven": [asdict(finding) for finding in result.proven],
-        "unproven": list(result.unproven),
+        "unproven": [str(each) for each in result.unproven],
         "wrong": asdict(result.wrong) if result.wrong is not None else None,
     }
 

@@ -323,7 +323,7 @@ async def _found(
 
 def _require_open(task: Task) -> None:
     if task.state is TaskState.DECIDED:
-        raise AlreadyDecided(f"{task.gid} was decided by {task.decided_by}: {task.outcome}.")
+        raise AlreadyDecided(f"{task.gid} was decided already: {task.outcome}.")
     if task.state is not TaskState.OPEN:
         raise AlreadyDecided(f"{task.gid} is {task.state}: nothing is to be decided any more.")
 
@@ -338,12 +338,17 @@ def why_not(task: Task, inboxes: Sequence[Endpoint], person: Person) -> str | No
     """Why a person may not decide a task, which is in one inbox, or in two after its escalation. None if the person
     may."""
     if not is_asked(task, inboxes, person):
-        return f"{person.name} is not among the assignees of {task.gid}."
+        asked = [
+            name
+            for inbox, assignees in _asking(task, inboxes)
+            for name in assignees or [f"those who may use the inbox {inbox.gid}"]
+        ]
+        return f"Only {', '.join(asked)} may decide {task.gid}."
     is_requester = person.name == task.requested_by or (
         person.key_gid is not None and person.key_gid == task.requester_key_gid
     )
     if task.document["excludeRequester"] and is_requester:
-        return f"{person.name} published this message, so someone else has to decide."
+        return f"The publisher of the message may not decide {task.gid}: someone else has to."
     return None
 
 
@@ -354,14 +359,17 @@ def may_decide(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
 def is_asked(task: Task, inboxes: Sequence[Endpoint], person: Person) -> bool:
     """Whether a person is asked, by the inbox of the task or by the one that it was escalated to. An inbox without
     assignees asks everyone who may use it, and not those who see the task in the other inbox."""
-    own, *others = inboxes
-    asking = [(own, task.assignees)]
-    asking += [(each, defaults_of(each.options).get("assignees", [])) for each in others]
     return any(
         is_assignee(person.name, assignees, groups_of(inbox.options))
-        for inbox, assignees in asking
+        for inbox, assignees in _asking(task, inboxes)
         if assignees or person.inboxes is None or inbox.gid in person.inboxes
     )
+
+
+def _asking(task: Task, inboxes: Sequence[Endpoint]) -> list[tuple[Endpoint, Sequence[str]]]:
+    """Each inbox with those whom it asks; none: everyone who may use it."""
+    own, *others = inboxes
+    return [(own, task.assignees), *((each, defaults_of(each.options).get("assignees", [])) for each in others)]
 
 
 def _check_delegate(row: TaskRow, to: str) -> None:

@@ -16,7 +16,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from everhook.receipts.bundle import BundleFinding, BundleVerification, build
+from everhook.receipts.bundle import KEYS_OF_ISSUER, BundleFinding, BundleVerification, Unproven, build
 from everhook.receipts.keys import KeySet
 from everhook.receipts.log.checkpoint import VerifiedCheckpoint, verify_checkpoint
 from everhook.receipts.log.merkle import (
@@ -223,7 +223,6 @@ def verify_archive(
     except InvalidDocument as error:
         return BundleVerification(proven=(), wrong=BundleFinding(error.place, error.what))
     head = check.checkpoint
-    unproven = "that the keys are the issuer's: they came in the archive; get them from it yourself (--jwks)"
     return BundleVerification(
         proven=(
             BundleFinding(
@@ -237,7 +236,7 @@ def verify_archive(
                 "counted from 0; each is signed and unaltered, and none is missing",
             ),
         ),
-        unproven=() if pinned else (unproven,),
+        unproven=() if pinned else (Unproven(KEYS_OF_ISSUER, "--jwks"),),
         checkpoint=head.checkpoint,
     )
 

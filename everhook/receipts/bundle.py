@@ -51,6 +51,20 @@ class BundleFinding:
 
 
 @dataclass(frozen=True)
+class Unproven:
+    """What a bundle does not prove, as a sentence. With `option` of `everhook receipts verify` it can be checked."""
+
+    text: str
+    option: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.option})" if self.option else self.text
+
+
+KEYS_OF_ISSUER = "that the keys are the issuer's: to check that, verify with keys that you got from it yourself"
+
+
+@dataclass(frozen=True)
 class BundleVerification:
     """What a bundle proves. `wrong` is the first fault; nothing after it was verified.
 
@@ -59,7 +73,7 @@ class BundleVerification:
     """
 
     proven: tuple[BundleFinding, ...]
-    unproven: tuple[str, ...] = ()
+    unproven: tuple[Unproven, ...] = ()
     wrong: BundleFinding | None = None
     receipt: Receipt | None = None
     checkpoint: Checkpoint | None = None
@@ -172,11 +186,12 @@ class _Check:
     def steps(self, keys: KeySet) -> Iterator[BundleFinding]:
         raise NotImplementedError
 
-    def unproven(self) -> Iterator[str]:
+    def unproven(self) -> Iterator[Unproven]:
         if self.pinned is None:
-            yield "that the keys are the issuer's: they came in the bundle; get them from it yourself (--jwks)"
+            yield Unproven(KEYS_OF_ISSUER, "--jwks")
         if self.since is None:
-            yield f"that nothing was rewritten before {self.oldest}: for that, hold an earlier one (--since-checkpoint)"
+            claim = f"that nothing was rewritten before {self.oldest}"
+            yield Unproven(f"{claim}: to check that, verify with an earlier one that you hold", "--since-checkpoint")
 
     def _note(self, name: str, keys: KeySet) -> VerifiedCheckpoint:
         return verify_checkpoint(self.bundle.text(name), keys, name)
@@ -207,16 +222,16 @@ class _ReceiptCheck(_Check):
         if (held := self._held(keys, checkpoint, "checkpoint")) is not None:
             yield _grown(checkpoint, held, consistency)
 
-    def unproven(self) -> Iterator[str]:
+    def unproven(self) -> Iterator[Unproven]:
         is_decision = self.receipt is not None and self.receipt.receipt.decision is not None
         if is_decision:
-            yield "that the person decided, and no one else in this name: this is the statement of the issuer"
+            yield Unproven("that the person decided, and no one else in this name: this is the statement of the issuer")
         else:
-            yield "that the receiver agrees, or what it did with the request: this is its sender's statement"
+            yield Unproven("that the receiver agrees, or what it did with the request: this is its sender's statement")
         if self.body is None and is_decision:
-            yield "what the payload said: for that, give its bytes (--body)"
+            yield Unproven("what the payload said: to check that, verify with its bytes", "--body")
         elif self.body is None:
-            yield "what the request said: for that, give the bytes that were received (--body)"
+            yield Unproven("what the request said: to check that, verify with the bytes that were received", "--body")
         yield from super().unproven()
 
     def _own_log(self, checkpoint: Checkpoint, receipt: Receipt) -> BundleFinding:

@@ -136,7 +136,8 @@ async def test_only_assignees_decide_and_never_the_requester(api: Api) -> None:
     for name, status in (("eve", 403), ("bo", 200)):
         assert (await decide(await api.key("admin", name=name), gid, APPROVE)).status_code == status
     again = await publish_another(api, assignees=["environment"], excludeRequester=True)
-    assert "published" in assert_problem(await decide(api, again, APPROVE), 403)["detail"]
+    problem = assert_problem(await decide(api, again, APPROVE), 403)
+    assert problem["detail"] == f"The publisher of the message may not decide {again}: someone else has to."
 
 
 async def publish_another(api: Api, **task: Any) -> str:
@@ -381,13 +382,18 @@ async def test_a_key_for_the_inbox_that_a_task_was_escalated_to_sees_and_decides
     assert ok(await decide(keys["second"], gid, APPROVE | {"version": 2}))["decidedBy"] == "eve"
 
 
-@pytest.mark.parametrize(("ours", "theirs", "asked"), [(["ann"], [], "second"), ([], ["dee"], "first")])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "asked", "where"),
+    [(["ann"], [], "second", "escalatedTo"), ([], ["dee"], "first", "inbox")],
+)
 async def test_an_inbox_that_asks_everyone_asks_those_who_may_use_it(
-    api: Api, ours: list[str], theirs: list[str], asked: str
+    api: Api, ours: list[str], theirs: list[str], asked: str, where: str
 ) -> None:
     gid, keys = await escalated(api, ours, theirs)
     other = keys["second" if asked == "first" else "first"]
-    assert "is not among" in assert_problem(await decide(other, gid, APPROVE | {"version": 2}), 403)["detail"]
+    problem = assert_problem(await decide(other, gid, APPROVE | {"version": 2}), 403)
+    everyone = f"those who may use the inbox {(await api.get(f'/v1/tasks/{gid}')).json()[where]}"
+    assert problem["detail"] == f"Only {', '.join([*ours, everyone, *theirs])} may decide {gid}."
     assert ok(await decide(keys[asked], gid, APPROVE | {"version": 2}))["decidedBy"] == "eve"
 
 

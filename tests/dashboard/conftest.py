@@ -80,6 +80,11 @@ class Pages:
             self.tokens[session] = await self.token(f"{base}/event-types")
         return await self.http.post(path, data={"form_token": self.tokens[session], **fields})
 
+    async def shown_after(self, sent: httpx.Response) -> httpx.Response:
+        """The page that a form leads to."""
+        assert sent.status_code == 303, sent.text
+        return await self.get(sent.headers["location"])
+
 
 @asynccontextmanager
 async def browsing(api: Api) -> AsyncIterator[Pages]:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +13,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
+from api.dashboard.assets import address
+from everhook.durations import age
 from everhook.receipts.bundle import verify
-from testing.api import API_KEY, ok
+from testing.api import API_KEY, created, ok
+from testing.script import Response, Step
 from testing.waiting import assert_eventually
 from tests.dashboard.conftest import DESKTOP, NARROW, PHONE, Stage, browsing
 from tests.dashboard.visits import (
@@ -58,6 +62,12 @@ STICKING_OUT = """() => [
         .map(panel => "out of its panel: " + panel.textContent.trim().slice(0, 30)),
 ]"""
 
+BROKEN_SENTENCES = """() => [...document.querySelectorAll("main *")]
+    .filter(each => each.children.length && getComputedStyle(each).display.includes("grid"))
+    .filter(each => [...each.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
+    .map(each => "in several blocks: " + each.textContent.trim().slice(0, 30))"""
+"""Each part of a sentence in a grid stands in a block of its own."""
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -76,7 +86,8 @@ async def visits(stage: Stage) -> list[Visit]:
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def portal(stage: Stage, visits: list[Visit]) -> str:
     """The cookie of a visitor who has opened a portal."""
-    (link,) = [visit.path.rpartition("/")[2] for visit in visits if visit.route == "/portal/open/{token}"]
+    (tenant,) = [visit.path for visit in visits if visit.route == "/tenants/{gid}"]
+    link = created(await stage.api.post(f"/v1{tenant}/portal-link"))["url"].rpartition("/")[2]
     async with browsing(stage.api) as visitor:
         opened = await visitor.http.post("/portal/open", data={"token": link})
     return opened.cookies["everhook_portal"]
@@ -88,7 +99,7 @@ async def a_channel(stage: Stage) -> str:
     return name
 
 
-async def an_endpoint(stage: Stage, channel: str, *statuses: int) -> tuple[str, str]:
+async def an_endpoint(stage: Stage, channel: str, *statuses: Step) -> tuple[str, str]:
     """An endpoint of its own tenant on the receiver, which responds with these statuses; its gid and its tenant."""
     tenant = f"t{uuid4().hex[:8]}"
     stage.receiver.respond(*statuses, path=f"/{tenant}")
@@ -141,25 +152,26 @@ async def wandering(stage: Stage, portal: str, **how: Any) -> AsyncIterator[Page
 
 
 async def _open(page: Page, visit: Visit) -> None:
-    """Without scripts where one would lead on: otherwise the page that opens a portal would send its form by itself.
+    """Without scripts and sessions where one would lead on: otherwise the page that opens a portal would send its form
+    by itself, and a link that has ended would lead its visitor to the overview.
 
     No other page is intercepted, for meanwhile the browser does not use its cache.
     """
     if visit.route in ("/portal/open/{token}", "/sign-in/link/{link}"):
-        await page.route(f"**{visit.path}", _without_scripts)
+        await page.route(f"**{visit.path}", _as_a_stranger)
     await page.goto(visit.path)
     await page.unroute_all()
 
 
-async def _without_scripts(route: Route) -> None:
-    response = await route.fetch()
+async def _as_a_stranger(route: Route) -> None:
+    response = await route.fetch(headers={"cookie": ""})
     await route.fulfill(response=response, body=re.sub(r"<script.*?</script>", "", await response.text()))
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def findings(stage: Stage, visits: list[Visit], portal: str) -> dict[str, list[str]]:
     """The faults of all pages, by kind. Each page is loaded once: loading takes longer than checking."""
-    found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": []}
+    found: dict[str, list[str]] = {"obstacles": [], "dark": [], "too wide": [], "titles": [], "broken": []}
     async with wandering(stage, portal) as page:
         await page.context.add_init_script(AXE)
         for visit in visits:
@@ -176,6 +188,7 @@ async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
     for width, height in SIZES:
         await page.set_viewport_size({"width": width, "height": height})
         too_wide += [f"{width} px: {fault}" for fault in await page.evaluate(STICKING_OUT)]
+    broken = await page.evaluate(BROKEN_SENTENCES)
     headings, title = await page.evaluate(HEADINGS_AND_TITLE)
     lists = ROWS if visit.path in ("/", "/portal/") else f"{ROWS}, {MENU}"
     await page.evaluate(KEEP_ONE_OF_EACH, lists)
@@ -186,6 +199,7 @@ async def _faults_of(page: Page, visit: Visit) -> dict[str, list[str]]:
         "dark": await low_contrast_on(page),
         "too wide": too_wide,
         "titles": [] if len(headings) == 1 and "Everhook" in title else [f"{headings}"],
+        "broken": broken,
     }
 
 
@@ -209,6 +223,10 @@ async def test_pages_fit_narrow_and_enlarged_screens_without_scrolling_sideways(
 
 async def test_every_page_has_a_title_and_one_heading(findings: dict[str, list[str]]) -> None:
     assert findings["titles"] == []
+
+
+async def test_no_sentence_is_broken_over_several_blocks(findings: dict[str, list[str]]) -> None:
+    assert findings["broken"] == []
 
 
 async def test_the_actions_of_a_page_are_reachable_by_keyboard(stage: Stage, page: Page) -> None:
@@ -257,6 +275,30 @@ async def test_hostile_payloads_and_responses_are_shown_and_do_nothing(stage: St
         assert "owned" not in await page.title()
         assert await page.locator("main img:not([src])").count() == 0
         assert await page.locator("main script").count() == 0
+
+
+async def test_filters_stand_in_line_where_one_of_them_is_wrong(page: Page) -> None:
+    await page.goto("/dead-letters?endpointGid=nothing")
+    await expect(page.locator(".filters > .field .mistake")).to_be_visible()
+    tops = "parts => [...new Set(parts.map(each => Math.round(each.getBoundingClientRect().top)))]"
+    assert len(await page.locator(".filters > .field label").evaluate_all(tops)) == 1
+    fields = ".filters > .field select, .filters > .field input, .filters > .buttons > *"
+    assert len(await page.locator(fields).evaluate_all(tops)) == 1
+
+
+async def test_the_script_counts_ages_as_the_server_does(page: Page) -> None:
+    seconds = [*range(0, 400, 7), 0.4, 0.6, 119.6, 150, 5_399, 7_199, 7_201, 86_399, 172_799, 172_801, 259_199, 1e7]
+    spans = [sign * each for each in seconds for sign in (1, -1)]
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    await page.goto("/keys")
+    counted = await page.evaluate(
+        """async ([url, now, spans]) => {
+            const { age } = await import(url);
+            return spans.map(each => age(new Date(now - 1000 * each), new Date(now)));
+        }""",
+        [address("times.js"), now.timestamp() * 1_000, spans],
+    )
+    assert counted == [age(now - timedelta(seconds=each), now) for each in spans]
 
 
 async def test_an_id_is_copied_by_its_button(stage: Stage, page: Page) -> None:
@@ -368,10 +410,13 @@ async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: St
         await expect(page.get_by_label(other, exact=True)).to_be_hidden()
     await page.get_by_label("Channel").select_option(channel)
     await page.get_by_label("Lease in seconds").fill("300")
+    await page.get_by_label("Description").fill("Jobs of the ledger")
     await page.get_by_role("button", name="Create endpoint").click()
-    await expect(page.get_by_role("heading", name="poll: ep_")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Jobs of the ledger")).to_be_visible()
     await expect(page.get_by_text("whsec_")).to_have_count(0)
-    gid = (await page.get_by_role("heading", level=1).inner_text()).split()[-1]
+    assert await page.evaluate(BROKEN_SENTENCES) == []
+    await expect(page.get_by_text("No response was measured.")).to_be_visible()
+    gid = page.url.rpartition("/")[2].partition("?")[0]
     for n in range(2):
         await stage.api.publish({"n": n}, channel)
     await stage.api.get(f"/v1/endpoints/{gid}/poll", limit=1, consumer="worker-3")
@@ -399,14 +444,14 @@ async def test_a_secret_is_rotated_and_the_new_one_shown_once(stage: Stage, page
 
 
 async def test_a_test_message_arrives_and_its_attempt_is_shown(stage: Stage, page: Page) -> None:
-    gid, tenant = await an_endpoint(stage, await a_channel(stage), 200)
+    is_shown = asyncio.Event()
+    gid, _ = await an_endpoint(stage, await a_channel(stage), Response(until=is_shown))
     await page.goto(f"/endpoints/{gid}")
     await page.get_by_role("button", name="Send a test message").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("everhook.test")
-    await stage.receiver.wait_for(1, path=f"/{tenant}")
-    await until(stage, page.url.rpartition("/")[2].partition("?")[0], "delivered")
-    await page.reload()
-    await expect(page.get_by_text("HTTP 200", exact=True)).to_be_visible()
+    await expect(page.get_by_text("Its attempt is under way.")).to_be_visible()
+    is_shown.set()
+    await expect(page.get_by_text("HTTP 200", exact=True)).to_be_visible()  # without a reload
     await expect(page.get_by_text("x-webhook-event")).to_be_visible()
 
 
@@ -464,6 +509,8 @@ async def test_a_receipt_is_verified_and_its_bundle_downloaded(stage: Stage, pag
         assert await page.get_by_text("not in a checkpoint yet").count() == 0
 
     await assert_eventually(is_sealed)
+    await expect(page.get_by_text("verify with the bytes that were received")).to_be_visible()
+    await expect(page.get_by_text("(--")).to_have_count(0)
     async with page.expect_download() as downloading:
         await page.get_by_role("link", name="Download the bundle").click()
     bundle = json.loads((await (await downloading.value).path()).read_text())
@@ -634,7 +681,7 @@ async def test_a_tenant_signs_in_by_its_link_and_sees_only_its_own_resources(sta
         await expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
     async with stage.tab(signed_in=False) as page:
         await page.goto(path)
-        await expect(page.get_by_role("heading", level=1)).to_have_text("This session has ended")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("This link has expired")
 
 
 # Without JavaScript

@@ -137,6 +137,21 @@ async def test_a_scheduled_message_is_shown_and_cancelled(pages: Pages) -> None:
     assert "was cancelled before its time" in page and "Send again" not in page
 
 
+async def test_a_delivery_that_is_not_at_rest_says_once_what_it_waits_for_and_follows_it(pages: Pages) -> None:
+    gid = await a_delivery(pages)
+    at = f"/deliveries/{gid}"
+    page = (await pages.get(at)).text
+    assert page.count("Its attempt is under way.") == 1 and "data-refresh" in page
+    await pages.api.change_rows("UPDATE delivery SET due_at = '2026-01-01 00:00:00.000000'")
+    page = (await pages.get(at)).text
+    assert page.count("Its attempt is late.") == 1 and "under way" not in page
+    await attempted(pages, gid, 1)
+    assert (await pages.get(at)).text.count("Its attempt is late.") == 1
+    await pages.api.change_rows("UPDATE delivery SET status = 'delivered'")
+    assert "data-refresh" not in (await pages.get(at)).text
+    assert "data-refresh" in (await pages.get(f"{at}?notice=again")).text, "what was asked for has not begun"
+
+
 async def test_a_delivery_and_a_message_are_sent_again(pages: Pages) -> None:
     gid = await a_delivery(pages)
     assert "Send again" not in (await pages.get(f"/deliveries/{gid}")).text  # it is in progress
@@ -144,7 +159,8 @@ async def test_a_delivery_and_a_message_are_sent_again(pages: Pages) -> None:
     (row,) = await pages.api.rows("SELECT message_gid FROM delivery WHERE gid = :gid", gid=gid)
     for number, path in enumerate((f"/deliveries/{gid}", f"/messages/{row.message_gid}"), 2):
         assert "Send again" in (await pages.get(path)).text
-        await pages.send(f"{path}/send-again", reason="they lost it")
+        sent = await pages.send(f"{path}/send-again", reason="they lost it")
+        assert "data-refresh" in (await pages.shown_after(sent)).text
         (now_,) = await pages.api.rows("SELECT status, round, decided_why FROM delivery WHERE gid = :gid", gid=gid)
         assert (now_.status, now_.round, now_.decided_why) == ("accepted", number, "they lost it")
         await pages.api.change_rows("UPDATE delivery SET status = 'discarded' WHERE gid = :gid", gid=gid)

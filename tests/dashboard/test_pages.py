@@ -560,8 +560,16 @@ async def test_a_link_opens_the_portal_once(pages: Pages) -> None:
     token = link.rpartition("/")[2]
     assert "Open" in (await pages.get(f"/portal/open/{token}")).text
     first, second = [await pages.http.post("/portal/open", data={"token": token}) for _ in range(2)]
-    assert (first.status_code, second.status_code) == (303, 401)
     assert "path=/portal" in cookie_of(first).lower()
+    again = await pages.get(f"/portal/open/{token}")
+    for to_visitor in (second, again, await pages.get("/portal/open/expired")):
+        assert (to_visitor.status_code, to_visitor.headers["location"]) == (303, "/portal/")
+        assert "set-cookie" not in to_visitor.headers
+    pages.http.cookies.clear()
+    for path in (token, "expired"):
+        to_others = await pages.get(f"/portal/open/{path}")
+        assert to_others.status_code == 410 and "It was used before, or is older" in to_others.text
+    assert (await pages.http.post("/portal/open", data={"token": token})).status_code == 410
     actions = [row.action for row in await pages.api.rows("SELECT action FROM audit_entry WHERE actor = 'portal'")]
     assert actions == ["portal_link.opened"]
 
@@ -612,17 +620,42 @@ async def test_an_endpoint_created_in_the_portal_belongs_to_its_tenant(pages: Pa
     response = await pages.send(
         "/portal/endpoints/new", url="http://127.0.0.1:9999/mine", tenant="globex", signatures="standard"
     )
-    assert response.status_code == 201
+    assert response.status_code == 303
     (made,) = await pages.api.rows("SELECT tenant_gid FROM endpoint WHERE url LIKE '%/mine'")
     assert made.tenant_gid == acme
+
+
+async def test_a_secret_is_shown_once_and_on_a_page_that_can_be_reloaded(pages: Pages) -> None:
+    acme, _ = await two_tenants(pages.api)
+    await pages.sign_in()
+    await open_portal(pages, acme)
+    (row,) = await pages.api.rows("SELECT gid FROM endpoint WHERE tenant_gid = :acme", acme=acme)
+    url = {"url": "http://127.0.0.1:9999/once", "signatures": "standard"}
+    rotate = f"/endpoints/{row.gid}/rotate-secret"
+    for path, fields, secret in (
+        ("/endpoints/new", url, "whsec_"),
+        ("/portal/endpoints/new", url, "whsec_"),
+        (rotate, {}, "whsec_"),
+        ("/keys", {"name": "ann", "scopes": "read"}, "ek_"),
+    ):
+        sent = await pages.send(path, **fields)
+        carried, page = sent.headers["set-cookie"], sent.headers["location"].partition("?")[0]
+        assert f"Path={page};" in carried and "HttpOnly" in carried and secret not in carried
+        first, again = [await pages.shown_after(sent) for _ in range(2)]
+        assert re.search(rf"<code>{secret}[^<…]{{20}}", first.text) and "shown this once" not in again.text, path
+    assert len(await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/once'")) == 2
+
+    sent = await pages.send(rotate)
+    await pages.sign_in()
+    assert "shown this once" not in (await pages.shown_after(sent)).text, "another session has it"
 
 
 async def test_values_of_headers_are_not_shown_and_stay_when_the_form_is_saved(pages: Pages) -> None:
     await pages.sign_in()
     written = "X-Key: v4lue-of-a-header\nX-Team: orders"
     at = "http://127.0.0.1:9999/with-headers"
-    response = await pages.send("/endpoints/new", url=at, signatures="standard", headers=written)
-    assert response.status_code == 201 and "v4lue" not in response.text and "X-Key" in response.text
+    page = await pages.shown_after(await pages.send("/endpoints/new", url=at, signatures="standard", headers=written))
+    assert "v4lue" not in page.text and "X-Key" in page.text
     (made,) = await pages.api.rows("SELECT gid, header_values FROM endpoint WHERE url LIKE '%/with-headers'")
     form = (await pages.get(f"/endpoints/{made.gid}/edit")).text
     assert "v4lue" not in form and "X-Key: •••••" in form
@@ -646,7 +679,8 @@ async def test_authentication_is_set_kept_replaced_and_removed_by_the_form_and_i
     response = await pages.send("/endpoints/new", url=url, signatures="standard", **wrong)
     assert 'id="h-authTokenUrl" class="mistake"' in response.text and s3cret not in response.text
     response = await pages.send("/endpoints/new", url=url, signatures="standard", **oauth2, authSecret=s3cret)
-    assert response.status_code == 201 and token_url in response.text and s3cret not in response.text
+    page = await pages.shown_after(response)
+    assert token_url in page.text and s3cret not in page.text
 
     async def stored() -> tuple[str, bool]:
         (row,) = await pages.api.rows("SELECT gid, auth, auth_secret FROM endpoint WHERE url LIKE '%/with-auth'")
@@ -674,8 +708,7 @@ async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_wit
     acme, _ = await two_tenants(pages.api)
     await open_portal(pages, acme)
     handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
-    response = await pages.send("/portal/endpoints/new", mode="internal", handler=handler)
-    assert response.status_code == 201
+    response = await pages.shown_after(await pages.send("/portal/endpoints/new", mode="internal", handler=handler))
     assert "s3cr3t" not in response.text and "Order {id}" in response.text and "Leased at most" not in response.text
     (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
     assert made.tenant_gid == acme
@@ -997,17 +1030,22 @@ async def test_customers_are_not_offered_to_open_their_own_circuit(pages: Pages)
 @pytest.mark.parametrize(
     ("http", "allow", "hint"),
     [
-        (False, [], "https, and an address that is public"),
-        (True, ["127.0.0.0/8"], "http or https, and an address that is public, or in 127.0.0.0/8"),
+        (True, [], ""),
+        (False, ["10.20.0.0/16", "::1/128"], ", or in 10.20.0.0/16, ::1/128"),
+        (True, ["127.0.0.0/8"], ", or in 127.0.0.0/8 (there also http)"),
     ],
 )
-async def test_the_hint_for_a_url_states_what_the_egress_rules_allow(
+async def test_operators_read_what_the_egress_rules_allow_and_tenants_what_all_may_use(
     pages: Pages, http: bool, allow: list[str], hint: str
 ) -> None:
     settings = pages.api.app.state.dashboard.settings
     settings.egress_http, settings.egress_allow = http, allow
     await pages.sign_in()
-    assert f"Where messages are sent: {hint}<" in (await pages.get("/endpoints/new")).text
+    usual = "Where messages are sent: https, and an address that is public"
+    assert f"{usual}{hint}<" in (await pages.get("/endpoints/new")).text
+    acme, _ = await two_tenants(pages.api)
+    await open_portal(pages, acme)
+    assert f"{usual}<" in (await pages.get("/portal/endpoints/new")).text
 
 
 @pytest.mark.parametrize(
@@ -1031,6 +1069,41 @@ async def test_an_endpoint_shows_its_health_as_its_state_and_its_circuit_as_a_de
         page = (await pages.get(path)).text
         assert re.search(rf'<span class="pill \w+">{state}</span>', page), path
         assert re.findall(r'<div class="quiet">(circuit [\w-]+)</div>', page) == ([detail] if detail else [])
+
+
+async def test_only_what_failures_caused_names_them_among_the_events_of_a_circuit(pages: Pages) -> None:
+    gid = (await pages.api.endpoint())["endpointGid"]
+    events = [
+        ("endpoint.paused", 3, ""),
+        ("endpoint.resumed", 3, ""),
+        ("endpoint.enabled", 3, ""),
+        ("endpoint.disabled", 3, "by an operator"),
+        ("endpoint.circuit_closed", 3, ""),
+        ("endpoint.circuit_opened", 4, ""),
+        ("endpoint.circuit_opened", 5, ""),
+    ]
+    for kind, failures, reason in events:
+        await pages.api.change_rows(
+            "INSERT INTO operational_event (gid, kind, endpoint_gid, data, created_at) "
+            "VALUES (:gid, :kind, :endpoint, :data, :now)",
+            gid=new_gid(Kind.EVENT),
+            kind=kind,
+            endpoint=gid,
+            data=json.dumps({"failures": failures, "reason": reason}),
+            now=now().isoformat(sep=" "),
+        )
+    await pages.sign_in()
+    page = (await pages.get(f"/endpoints/{gid}")).text
+    lines = re.findall(r'<b>([\w ]+)</b>(?:(?!<li>).)*?</div>(?:<div class="quiet">(.*?)</div>)?</li>', page)
+    assert sorted(lines) == [
+        ("Circuit closed", ""),
+        ("Circuit opened", ""),
+        ("Circuit opened", "after 5 failures in a row"),
+        ("Disabled", "by an operator"),
+        ("Enabled", ""),
+        ("Paused", ""),
+        ("Resumed", ""),
+    ]
 
 
 async def test_the_page_of_an_archived_receipt_names_its_file(pages: Pages) -> None:
@@ -1059,9 +1132,13 @@ async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Page
         requestsInFlight="3",
         paused="on",
     )
-    assert response.status_code == 201
-    for shown in ("opens after 7 failures in a row, for 45 s to 10 min", "<dt>Requests at a time</dt><dd>3</dd>"):
-        assert shown in response.text
+    page = await pages.shown_after(response)
+    circuit = (
+        "opens after 7 failures in a row, for 45 s to 10 min; when it closes, 5 to 100 parked deliveries a second are "
+        "released; 5 d of failures disable the endpoint"
+    )
+    for shown in (circuit, "<dt>Requests at a time</dt><dd>3</dd>"):
+        assert shown in page.text
     [endpoint] = await pages.api.walk("/v1/endpoints")
     at = f"/endpoints/{endpoint['endpointGid']}/edit"
     assert (endpoint["status"], endpoint["circuit"]["settings"]) == ("paused", {"failureThreshold": 7})

@@ -2,28 +2,32 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from sse_starlette import ServerSentEvent
 
 from api.dashboard import alerts_form, charts, circuit_form, code, live, policy_form, states, text
 from api.dashboard.charts import Band, Column, Span
 from api.dashboard.code import COLOURED_TOKENS, Highlighter
+from api.dashboard.endpoint_names import endpoint_name, endpoint_note, endpoint_title
 from api.dashboard.forms import Form
 from api.dashboard.live import Broadcaster, Regions
 from api.problems import Problem
 from api.schemas import AlertSettings, Policy, alerts_of, circuit_of
 from everhook.circuit.machine import CircuitState, Hold
+from everhook.contracts import DeliveryMode
 from everhook.delivery.policy import DeliveryPolicy, resolve
 from everhook.health.endpoint_alerts import AlertLimits, AppliedLimits
 from everhook.health.score import Level
-from everhook.storage.tables import CircuitRow
+from everhook.storage.tables import CircuitRow, Endpoint
 from testing.waiting import assert_eventually
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -42,9 +46,20 @@ def test_a_share_is_never_rounded_up_to_all_of_it(share: float | None, shown: st
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "now"), (59, "59 s ago"), (60, "1 min ago"), (3_599, "59 min ago"), (90_000, "1 d ago"), (-7_300, "in 2 h")],
+    [
+        (0, "now"),
+        (0.6, "1 s ago"),
+        (59, "59 s ago"),
+        (119.4, "119 s ago"),
+        (150, "3 min ago"),
+        (5_399, "90 min ago"),
+        (90_000, "25 h ago"),
+        (-7_300, "in 2 h"),
+        (-86_399, "in 24 h"),
+        (-259_199, "in 3 d"),
+    ],
 )
-def test_an_age_has_one_unit(seconds: float, shown: str) -> None:
+def test_an_age_has_one_unit_and_is_rounded(seconds: float, shown: str) -> None:
     assert text.age(NOW - timedelta(seconds=seconds), NOW) == shown
 
 
@@ -54,6 +69,24 @@ def test_an_age_has_one_unit(seconds: float, shown: str) -> None:
 )
 def test_a_duration_has_two_units_at_most(seconds: float, shown: str) -> None:
     assert text.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "note"),
+    [
+        ({"url": "https://a.example/x", "description": "Ledger"}, "https://a.example/x", "Ledger"),
+        ({"mode": DeliveryMode.POLL}, "poll: ep_1", ""),
+        ({"mode": DeliveryMode.STREAM, "description": "Ledger <b>"}, "Ledger <b>", "stream"),
+        ({"mode": DeliveryMode.POLL, "description": "x" * 200}, "x" * 79 + "…", "x" * 200),
+        ({"mode": DeliveryMode.INBOX, "options": {"name": "Managers"}, "description": "Ledger"}, "Managers", "Ledger"),
+    ],
+)
+def test_an_endpoint_without_a_url_is_called_by_its_description(
+    settings: dict[str, Any], title: str, note: str
+) -> None:
+    endpoint = Endpoint(**{"gid": "ep_1", "tenant_gid": "ten_1", "url": "", **settings})
+    assert (endpoint_title(endpoint), endpoint_note(endpoint)) == (title, note)
+    assert escape(title.removeprefix("https://")) == re.sub("<[^>]+>", "", endpoint_name(endpoint))
 
 
 def test_a_count_that_stopped_at_its_limit_says_so() -> None:

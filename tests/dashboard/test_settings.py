@@ -115,7 +115,7 @@ async def test_a_customer_sets_the_limits_of_its_endpoints_in_the_portal(pages: 
 async def test_an_inbox_has_limits_for_alerts_too(pages: Pages) -> None:
     await pages.sign_in()
     form = {"mode": "inbox", "inboxName": "Managers", "alertDeadLetters": "0"}
-    assert (await pages.send("/endpoints/new", **form)).status_code == 201
+    assert (await pages.send("/endpoints/new", **form)).status_code == 303
     (inbox,) = ok(await pages.api.get("/v1/endpoints"))["data"]
     assert inbox["alerts"] == {"deadLettersAbove": 0}
 
@@ -304,3 +304,39 @@ async def test_only_admins_change_the_catalogue(pages: Pages) -> None:
             assert (await reader.send(path, name="other")).status_code == 403
         for path in ("/event-types", "/event-types/note"):
             assert "/event-types/-/" not in (await reader.get(path)).text
+
+
+async def test_the_gates_of_a_channel_are_shown_in_words_and_edited_by_its_form(pages: Pages) -> None:
+    options = {"name": "Managers & co", "task": {"dueSeconds": 7_200}}
+    inbox = created(await pages.api.post("/v1/endpoints", {"mode": "inbox", "options": options}))["endpointGid"]
+    gates = [{"inbox": inbox}, {"inbox": inbox, "filter": {"n": {"$gt": 1}}, "task": {"onDue": "decline"}}]
+    await pages.sign_in()
+    assert (await pages.send("/channels/new", name="orders", gates=json.dumps(gates))).status_code == 303
+
+    async def stored() -> Any:
+        return ok(await pages.api.get("/v1/channels/orders"))["gates"]
+
+    assert await stored() == gates
+    page = (await pages.get("/channels")).text
+    steps = [
+        unescape(re.sub("<[^>]+>", "", step)) for step in re.findall('<li>(<a href="/endpoints/ep_.*?)</li>', page)
+    ]
+    assert steps == [
+        "Managers & co within 2 h; then the message keeps waiting",
+        'Managers & co, if the payload matches {"n": {"$gt": 1}}, within 2 h; then it is declined',
+    ]
+    form = (await pages.get("/channels/orders/edit")).text
+    assert json.loads(written(form, "gates")) == gates
+    for unchanged in (written(form, "gates"), ""):
+        assert (await pages.send("/channels/orders/edit", gates=unchanged)).status_code == 303
+    assert await stored() == gates
+    audited = await pages.api.rows("SELECT detail FROM audit_entry WHERE action = 'channel.changed'")
+    assert not any("gates" in row.detail for row in audited)
+    for wrong in ("[", "{}", '[{"inbox": "ep_none"}]', f'[{{"inbox": "{inbox}", "task": {{"dueSeconds": 1}}}}]'):
+        refused = await pages.send("/channels/orders/edit", gates=wrong)
+        assert refused.status_code == 422 and 'id="h-gates" class="mistake"' in refused.text, wrong
+        assert written(refused.text, "gates") == wrong
+    assert (await pages.send("/channels/orders/edit", gates=json.dumps(gates[:1]))).status_code == 303
+    assert await stored() == gates[:1]
+    assert (await pages.send("/channels/orders/edit", gates="[]")).status_code == 303
+    assert await stored() is None

@@ -17,17 +17,19 @@ async def test_a_link_signs_in_once_and_only_by_its_button(pages: Pages) -> None
     first = await pages.http.post("/sign-in/link", data={"token": token})
     assert (first.status_code, first.headers["location"]) == (303, "/")
     assert (await pages.get("/keys")).status_code == 200
+    for again in (await pages.get(path), await pages.http.post("/sign-in/link", data={"token": token})):
+        assert (again.status_code, again.headers["location"]) == (303, "/"), "this visitor is signed in"
     async with browsing(pages.api) as other:
-        assert (await other.http.post("/sign-in/link", data={"token": token})).status_code == 401
-        assert (await other.get(path)).status_code == 401
+        assert (await other.http.post("/sign-in/link", data={"token": token})).status_code == 410
+        assert (await other.get(path)).status_code == 410
         assert (await other.get("/")).status_code == 303
 
 
 async def test_an_invalid_link_does_not_sign_in(pages: Pages) -> None:
     for token in ("", "x" * 32):
         response = await pages.http.post("/sign-in/link", data={"token": token})
-        assert response.status_code == 401 and "set-cookie" not in response.headers
-    assert (await pages.get("/sign-in/link/nonsense")).status_code == 401
+        assert response.status_code == 410 and "set-cookie" not in response.headers
+    assert (await pages.get("/sign-in/link/nonsense")).status_code == 410
 
 
 async def test_a_link_is_not_opened_from_another_site(pages: Pages) -> None:

@@ -108,6 +108,7 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/deliveries", "/deliveries?type=none.such"),
         Visit("/endpoints/{gid}", "/endpoints/ep_none"),
         Visit("/sign-in/link/{link}", "/sign-in/link/used"),
+        Visit("/portal/open/{token}", "/portal/open/used"),
         Visit("/", "/nothing-here"),
     ]
 

@@ -123,12 +123,13 @@ def test_the_result_describes_the_proven_and_the_unproven_claims() -> None:
         "and unaltered since"
     )
     assert said[2] == "inclusionProof: the receipt is number 7 of that log, counted from 0"
-    assert [sentence.split(":")[0] for sentence in result.unproven] == [
-        "that the receiver agrees, or what it did with the request",
-        "what the request said",
-        "that the keys are the issuer's",
-        "that nothing was rewritten before this checkpoint",
+    assert [(each.text.split(":")[0], each.option) for each in result.unproven] == [
+        ("that the receiver agrees, or what it did with the request", ""),
+        ("what the request said", "--body"),
+        ("that the keys are the issuer's", "--jwks"),
+        ("that nothing was rewritten before this checkpoint", "--since-checkpoint"),
     ]
+    assert str(result.unproven[1]).endswith("the bytes that were received (--body)")
     assert result.receipt is not None and result.receipt.to_claims() == RECEIPTS[7]["claims"]
     assert result.checkpoint is not None and result.checkpoint.size == 11
 
@@ -136,7 +137,7 @@ def test_the_result_describes_the_proven_and_the_unproven_claims() -> None:
 def test_with_everything_given_only_the_receivers_word_is_missing() -> None:
     result = check(FULL)
     assert len(result.unproven) == 1
-    assert "that the receiver agrees" in result.unproven[0]
+    assert "that the receiver agrees" in result.unproven[0].text
     assert [str(finding) for finding in result.proven[3:]] == [
         "body: these 51 bytes are the body of the request, to the bit",
         "held checkpoint: from 6 receipts to 11 receipts the log only grew: none was altered, removed or moved",

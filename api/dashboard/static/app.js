@@ -2,7 +2,7 @@
 // Everything here is a convenience: each page reads and acts without it.
 
 import { offerCopying } from "./copy.js";
-import { follow } from "./live.js";
+import { follow, refresh } from "./live.js";
 import { offerSelecting } from "./select.js";
 import { keepTimes } from "./times.js";
 
@@ -10,6 +10,7 @@ offerCopying(document);
 offerSelecting(document);
 keepTimes(document);
 follow(document);
+refresh(document);
 
 for (const form of document.querySelectorAll("form[data-submit]")) {
   if (form instanceof HTMLFormElement) form.submit();

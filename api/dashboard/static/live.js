@@ -4,6 +4,7 @@ import { offerCopying } from "./copy.js";
 
 const LOST_AFTER_MS = 3000; // the server ends each stream after a while, and the browser comes back within 2 s
 const AGAIN_AFTER_MS = 5000; // a proxy's error page has the browser give up, so we try again
+const REFRESH_AFTER_S = [1, 1, 2, 3, 5, 8]; // most attempts take less than a second
 const LONGEST_PRESS_MS = 5000; // a release outside of the window, or in a menu, may not be reported
 
 /**
@@ -15,6 +16,25 @@ export function follow(page) {
   if (!(sign instanceof HTMLElement) || !sign.dataset.live) return;
   watchPresses(page);
   connect(page, sign, sign.dataset.live);
+}
+
+/**
+ * Load a page again for a while, where it says that something of it is under way.
+ * @param {Document} page
+ */
+export async function refresh(page) {
+  if (!page.querySelector("[data-refresh]")) return;
+  watchPresses(page);
+  for (const seconds of REFRESH_AFTER_S) {
+    await new Promise((done) => setTimeout(done, seconds * 1000));
+    const response = await fetch(page.location.href).catch(() => null);
+    if (!response?.ok || response.redirected) continue;
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-region=page]");
+    if (!fresh || page.querySelector(":popover-open")) continue;
+    waiting.set("page", fresh.innerHTML);
+    swapAll(page);
+    if (!fresh.hasAttribute("data-refresh")) return;
+  }
 }
 
 let lostAt = 0;
@@ -95,7 +115,8 @@ function swap(page, name, markup) {
   const open = [...region.querySelectorAll("details")].map((details) => details.open);
   const focused = region.contains(page.activeElement) ? page.activeElement : null;
   region.innerHTML = markup;
-  region.querySelectorAll("details").forEach((details, at) => { details.open = open[at] ?? false; });
+  const details = region.querySelectorAll("details");
+  if (details.length === open.length) details.forEach((each, at) => { each.open = open[at] ?? false; });
   offerCopying(region);
   if (focused) {
     const again = [...region.querySelectorAll(focused.tagName)].find((each) => nameOf(each) === nameOf(focused));

@@ -1,6 +1,6 @@
 // @ts-check
 
-/** @type {[number, string][]} As `text.age` on the server counts. */
+/** @type {[number, string][]} As `everhook/durations.py` on the server counts. */
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
 /**
@@ -8,14 +8,12 @@ const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
  * @param {Date} now
  */
 export function age(moment, now) {
-  const seconds = (now.getTime() - moment.getTime()) / 1000;
-  for (const [size, unit] of UNITS) {
-    if (Math.abs(seconds) >= size) {
-      const span = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
-      return seconds > 0 ? `${span} ago` : `in ${span}`;
-    }
-  }
-  return "now";
+  const passed = (now.getTime() - moment.getTime()) / 1000;
+  const seconds = Math.abs(passed);
+  if (seconds < 0.5) return "now";
+  const [size, unit] = UNITS.find(([each]) => seconds >= 2 * each) ?? [1, "s"];
+  const span = `${Math.round(seconds / size)} ${unit}`;
+  return passed > 0 ? `${span} ago` : `in ${span}`;
 }
 
 /**
