@@ -52,16 +52,21 @@ def conclude(session: Session, deliveries: Sequence[DeliveryDetail]) -> None:
 def _waits_for(api: Api, delivery: DeliveryDetail) -> str | None:
     """What a delivery waits for. None if it has ended, or its attempts show it."""
     endpoint = delivery["endpointGid"]
-    if delivery["status"] == "parked":
-        return _parked(api.call(calls.get_endpoint(endpoint)))
-    if delivery["status"] in ("accepted", "sending") and not delivery["attempts"]:
-        return "its first attempt has not ended; `everhook status` shows whether workers run"
-    return {
-        "available": f"no consumer has taken it (everhook consume --endpoint {endpoint})",
-        "awaiting_decision": f"its task is not decided (everhook tasks list --inbox {endpoint} --state open)",
-        "gated": "it waits for the decisions of a gate (everhook tasks list --state open)",
-        "queued": "it waits for the messages before it in its group",
-    }.get(delivery["status"])
+    match delivery["status"]:
+        case "parked":
+            return _parked(api.call(calls.get_endpoint(endpoint)))
+        case "accepted" | "sending" if not delivery["attempts"]:
+            return "its first attempt has not ended; `everhook status` shows whether workers run"
+        case "available":
+            return f"no consumer has taken it (everhook consume --endpoint {endpoint})"
+        case "awaiting_decision":
+            return f"its task is not decided (everhook tasks list --inbox {endpoint} --state open)"
+        case "gated":
+            return "it waits for the decisions of a gate (everhook tasks list --state open)"
+        case "queued":
+            return "it waits for the messages before it in its group"
+        case _:
+            return None
 
 
 def _parked(endpoint: Endpoint) -> str:

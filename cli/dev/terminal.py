@@ -231,7 +231,8 @@ def _reason(event: EventNews) -> str:
     if event.delivery_gid is not None:
         return f"{data.get('reason', '')}  {event.delivery_gid}"
     if event.kind == EventKind.CIRCUIT_OPENED:
-        return f"after {data.get('failures', 0)} failures in a row; its messages wait"
+        failures = data.get("failures", 0)  # fewer than open a circuit, if it was tripped
+        return f"its messages wait; failures in a row: {failures}"
     if "threshold" in data:
         return f"{data.get('state', '')}: {data.get('value', '')}, the threshold is {data['threshold']}"
     return str(data.get("reason") or data.get("damage") or "")
