@@ -4,8 +4,6 @@ import re
 from typing import TypeVar
 
 import msgspec
-from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.problems import Problem, invalid, malformed
 from everhook.errors import MalformedPayload
@@ -19,13 +17,6 @@ _ABOUT_A_MEMBER = {
 }
 
 Body = TypeVar("Body")
-
-
-async def read_body(request: Request) -> bytes:
-    try:
-        return await request.body()
-    except ClientDisconnect as gone:
-        raise malformed("ended before it was whole") from gone
 
 
 def decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:

@@ -17,6 +17,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -149,6 +150,8 @@ def from_error(request: Request, error: Exception) -> Problem:
         return from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
+    if isinstance(error, ClientDisconnect) or isinstance(error.__cause__, ClientDisconnect):
+        return malformed("ended before it was whole")
     if isinstance(error, HTTPException):
         if error.status_code == HTTPStatus.BAD_REQUEST and isinstance(error.__cause__, ValueError | RecursionError):
             return malformed(why_not_json(_body_of(request), error.__cause__))
@@ -208,6 +211,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
     for kind in (
         Problem,
         DomainError,
+        ClientDisconnect,
         RequestValidationError,
         HTTPException,
         DatabaseError,

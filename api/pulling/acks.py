@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 from fastapi import Request
 
-from api.decoding import checked_utf8, decoded, read_body
+from api.decoding import checked_utf8, decoded
 from api.problems import invalid
 from everhook.errors import PayloadTooLarge
 from everhook.pulling.leases import Ack, Extend, Nack
@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(Lines)
 async def read_lines(request: Request) -> Sequence[Ack | Nack | Extend]:
     """The lines of a request: acks, then nacks, then extensions. Raises 422 that names the line, and PayloadTooLarge
     for a result that is too large; then none of the lines counts."""
-    body = decoded(_decode, await read_body(request))
+    body = decoded(_decode, await request.body())
     count = len(body.acks) + len(body.nacks) + len(body.extends)
     if not 1 <= count <= MAX_LINES:
         raise invalid("body", f"takes 1 to {MAX_LINES} acks, nacks and extends in all, and has {count}")
