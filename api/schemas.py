@@ -13,9 +13,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     Strict,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
@@ -65,6 +69,18 @@ class GivenOnly(ApiModel):
                 field |= option
                 field.pop("default", None)
         return schema
+
+
+def _as_stored(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        return value
+
+
+Stored = Annotated[Item, WrapValidator(_as_stored), SerializeAsAny()]
+"""In a response: a value that a request once set, as it is stored. The rules for requests may have changed since, and
+one that they refuse today must not make a list fail."""
 
 
 class ListOf(ApiModel, Generic[Item]):

@@ -27,6 +27,7 @@ from api.schemas import (
     Name,
     Number,
     Policy,
+    Stored,
     Text,
     alerts_of,
     circuit_of,
@@ -349,7 +350,7 @@ class CircuitOut(ApiModel):
 class EndpointCircuitOut(CircuitOut):
     """The circuit of an endpoint, with its own settings."""
 
-    settings: CircuitSettings | None = Field(description="Those that the endpoint sets itself; null: none.")
+    settings: Stored[CircuitSettings | None] = Field(description="Those that the endpoint sets itself; null: none.")
 
 
 class EndpointStatus(StrEnum):
@@ -367,7 +368,7 @@ class EndpointOut(ApiModel):
     tenant: str
     mode: EndpointMode
     url: str | None = Field(description="Null in modes other than `http`.")
-    options: EndpointOptions | None = Field(description="Null in the mode `http` without any.")
+    options: Stored[EndpointOptions | None] = Field(description="Null in the mode `http` without any.")
     description: str
     status: EndpointStatus
     status_reason: str
@@ -388,7 +389,7 @@ class EndpointOut(ApiModel):
     ed25519: bool
     public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")
     tls: TlsOut | None
-    auth: EndpointAuthOut | None = Field(description="How requests authenticate; its secret is not shown.")
+    auth: Stored[EndpointAuthOut | None] = Field(description="How requests authenticate; its secret is not shown.")
     created_at: datetime
     updated_at: datetime
 

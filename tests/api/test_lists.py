@@ -1,5 +1,6 @@
 """Lists: filters, and cursors that reach every row exactly once."""
 
+import json
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import Any
@@ -428,3 +429,28 @@ async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
 
     assert listed["deadLetterReason"] == shown["deadLetterReason"] == "of_a_newer_version"
     assert_problem(await api.get("/v1/dead-letters", deadLetterReason="of_a_newer_version"), 422, "deadLetterReason")
+
+
+async def test_rows_that_are_refused_today_are_shown_as_they_are_stored(api: Api) -> None:
+    await api.channel()
+    stored: dict[str, JSON] = {
+        "options": {"leaseSeconds": 1, "handler": {"kind": "fax"}, "new": True},
+        "circuit": {"failureThreshold": 0, "new": 1},
+        "policy": {"delaysSeconds": [-1]},
+        "alerts": {"overMinutes": 0},
+        "auth": {"type": "magic", "token": None},
+    }
+    gid = (await api.endpoint(None, mode="poll"))["endpointGid"]
+    changes = ", ".join(f"{name} = :{name}" for name in stored)
+    await api.change_rows(f"UPDATE endpoint SET {changes}", **{name: json.dumps(each) for name, each in stored.items()})
+    gates = [{"inbox": "", "filter": {"a": {"$new": 1}}, "new": 1}]
+    await api.change_rows("UPDATE channel SET gates = :gates, circuit = '{\"x\": 1}'", gates=json.dumps(gates))
+
+    one = ok(await api.get(f"/v1/endpoints/{gid}"))
+    assert one["options"] == {"maxInFlight": 1_000, **stored.pop("options")}
+    assert one["circuit"]["settings"] == stored.pop("circuit")
+    assert stored.items() <= one.items()
+    assert ok(await api.get("/v1/endpoints"))["data"] == [one]
+    channel = ok(await api.get("/v1/channels/orders"))
+    assert (channel["gates"], channel["circuit"]) == (gates, {"x": 1})
+    assert channel in ok(await api.get("/v1/channels"))["data"]
