@@ -13,7 +13,7 @@ from typing import Any
 
 from everhook.errors import InvalidField
 from everhook.inbox.tasks import parse_spec
-from everhook.publishing.matching import Filter, ListIndex, check_filter, compile_filter
+from everhook.publishing.matching import Filter, ListIndex, check_filter, compile_filter, stored_filter
 
 MAX_STEPS = 10
 MAX_FILTER_BYTES = 16 * 1024
@@ -49,8 +49,8 @@ class Step:
 
 
 def compiled(documents: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
-    """The steps of documents that `parse_gates` has checked."""
-    return tuple(Step(each["inbox"], compile_filter(each.get("filter")), each) for each in documents)
+    """The steps of documents that `parse_gates` has checked, perhaps that of another version."""
+    return tuple(Step(each.get("inbox", ""), stored_filter(each.get("filter")), each) for each in documents)
 
 
 def parse_gates(given: Sequence[Any], at: str) -> tuple[Step, ...]:

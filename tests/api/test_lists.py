@@ -10,7 +10,7 @@ import pytest
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Delivery
-from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, created, ok
 
 LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
 
@@ -440,7 +440,7 @@ async def test_rows_that_are_refused_today_are_shown_as_they_are_stored(api: Api
         "alerts": {"overMinutes": 0},
         "auth": {"type": "magic", "token": None},
     }
-    gid = (await api.endpoint(None, mode="poll"))["endpointGid"]
+    gid = created(await api.post("/v1/endpoints", {"mode": "poll"}))["endpointGid"]
     changes = ", ".join(f"{name} = :{name}" for name in stored)
     await api.change_rows(f"UPDATE endpoint SET {changes}", **{name: json.dumps(each) for name, each in stored.items()})
     gates = [{"inbox": "", "filter": {"a": {"$new": 1}}, "new": 1}]
