@@ -23,6 +23,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
 from api.problem_types import ProblemType
+from api.unknown_fields import unknown_field
+from everhook import field_errors
 from everhook.errors import DomainError, InvalidField, Quota, RateLimited, TryLater
 from everhook.publishing.json_faults import why_not_json
 from everhook.storage.engine import DatabaseError, is_unavailable, reason
@@ -235,7 +237,7 @@ def _response(problem: Problem) -> Response:
 
 
 def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
-    fields = [FieldError(field=_field(error["loc"]), code=error["type"], message=_message(error)) for error in errors]
+    fields = [_field_error(request, error) for error in errors]
     if any(error["type"] == "json_invalid" for error in errors):
         return malformed(why_not_json(_body_of(request)))
     return Problem(problem_types.INVALID_REQUEST, _detail_of(fields), errors=fields)
@@ -264,15 +266,20 @@ def _field(location: Sequence[int | str]) -> str:
     return name or "body"
 
 
+def _field_error(request: Request, error: Mapping[str, Any]) -> FieldError:
+    code, message = field_errors.code_of(error), _message(error)
+    if code == field_errors.UNKNOWN:
+        code, message = unknown_field(request, error["loc"])
+    return FieldError(field=_field(error["loc"]), code=code, message=message)
+
+
 def _message(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not a known field"
     if error["loc"] == ("body",) and isinstance(error.get("input"), bytes):
         return "is not JSON; send it with `content-type: application/json`"
     if error["type"] == "string_unicode":
         return "has half of a surrogate pair, which UTF-8 cannot hold"
     pattern = error.get("ctx", {}).get("pattern", "")
-    return patterns.WORDS.get(pattern, str(error["msg"]).removeprefix("Value error, "))
+    return patterns.WORDS.get(pattern) or field_errors.words_of(error)
 
 
 def _path(request: Request) -> str:

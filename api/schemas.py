@@ -2,9 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -50,6 +51,9 @@ class ApiModel(BaseModel):
         # Any constraint has texts checked for being UTF-8: Python reads half of a surrogate pair from JSON.
         str_min_length=0,
     )
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Fields that only other calls take, each with what its refusal says."""
 
 
 class GivenOnly(ApiModel):

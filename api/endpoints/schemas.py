@@ -1,8 +1,9 @@
 """Endpoints as requests and responses show them."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -291,6 +292,15 @@ class EndpointPatch(ApiModel):
     """Fields that are absent stay as they are."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Order sync", "rateLimit": 50}]})
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "mode": "cannot be changed; create another endpoint",
+        "paused": "cannot be changed by this call; use POST /v1/endpoints/{gid}/pause and …/resume",
+        "status": "cannot be changed by this call; use POST /v1/endpoints/{gid}/pause, …/resume, …/enable, …/disable",
+        "secret": "cannot be changed by this call; use POST /v1/endpoints/{gid}/secret/rotate",
+        "channel": "cannot be changed by this call; see /v1/subscriptions",
+        "events": "cannot be changed by this call; see /v1/subscriptions",
+    }
 
     url: str | None = None
     description: Text | None = None

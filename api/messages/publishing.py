@@ -61,14 +61,14 @@ async def read_one(request: Request) -> PublishBody:
 async def read_batch(request: Request) -> Sequence[PublishBody]:
     messages = decoded(_decode_batch, await request.body()).messages
     if not 1 <= len(messages) <= MAX_BATCH:
-        raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
+        raise invalid("messages", f"takes 1 to {MAX_BATCH} messages", "too_long" if messages else "too_short")
     return messages
 
 
 async def read_transaction(request: Request) -> Sequence[ChannelledBody]:
     messages = decoded(_decode_transaction, await request.body()).messages
     if not 1 <= len(messages) <= MAX_TRANSACTION:
-        raise invalid("messages", f"takes 1 to {MAX_TRANSACTION} messages")
+        raise invalid("messages", f"takes 1 to {MAX_TRANSACTION} messages", "too_long" if messages else "too_short")
     return messages
 
 
