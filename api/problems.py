@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -159,7 +160,7 @@ def from_error(request: Request, error: Exception) -> Problem:
             return malformed(why_not_json(_body_of(request), error.__cause__))
         if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
             return error.__cause__
-        return Problem(_kind_of_status(error.status_code), str(error.detail), headers=error.headers)
+        return _from_status(request, error)
     return _from_fault(request, error)
 
 
@@ -184,6 +185,28 @@ def rate_headers(quotas: Sequence[Quota]) -> dict[str, str]:
         "ratelimit-policy": ", ".join(f'"{each.policy}";q={each.amount};w={each.window_s}' for each in quotas),
         "ratelimit": ", ".join(f'"{each.policy}";r={each.remaining};t={each.reset_s}' for each in quotas),
     }
+
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _from_status(request: Request, error: HTTPException) -> Problem:
+    """An error that the framework raises with a status alone. Of a path with several routes it knows the methods of one
+    of them."""
+    kind, detail = _kind_of_status(error.status_code), str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if kind is problem_types.METHOD_NOT_ALLOWED:
+        methods = [method for method in _METHODS if _has_route(request, method)]
+        headers["allow"] = ", ".join(methods)
+        detail = f"{_path(request)[:200]} has no {request.method[:20]}; it takes {' and '.join(methods)}."
+    if kind is problem_types.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase and _path(request).startswith("/v1"):
+        detail = f"There is no {_path(request)[:200]}; /openapi.json lists what there is."
+    return Problem(kind, detail, headers=headers)
+
+
+def _has_route(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
 
 def _kind_of_status(status: int) -> ProblemType:
