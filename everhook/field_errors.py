@@ -75,6 +75,7 @@ _WORDS: Mapping[str, str] = {
     "too_short": "has too few entries; the minimum is {min_length}",
     "too_long": "has too many entries; the maximum is {max_length}",
     "enum": "must be {expected}",
+    PATTERN: "must match the pattern {pattern}",
 }
 
 _OTHER_NAMES: Mapping[str, str] = {

@@ -220,7 +220,7 @@ async def test_each_wrong_member_of_a_task_is_named(api: Api) -> None:
         "task.form.type": "is `object`",
         "task.quorum": "is more than the number of assignees",
         "task.links[0].title": "has too few characters; the minimum is 1",
-        "task.links[0].url": "string should match pattern '^https?://[^\\s\\x00-\\x1f]+$'",
+        "task.links[0].url": r"must match the pattern ^https?://[^\s\x00-\x1f]+$",
     }
 
 
