@@ -45,15 +45,10 @@ class EventActivities:
 
     async def _pass(self) -> int:
         try:
-            await self._evaluate()
+            await self._alerts.evaluate()
         finally:  # a rule that cannot be evaluated holds back no event
             count = await self._publish()
         return count
-
-    async def _evaluate(self) -> None:
-        changed = await self._alerts.evaluate()
-        if changed:
-            log.warning("alerts raised or cleared", kinds=[kind.value for kind in changed])
 
     async def _publish(self) -> int:
         count = 0

@@ -4,35 +4,34 @@ import re
 from typing import TypeVar
 
 import msgspec
-from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.problems import Problem, invalid, malformed
+from api.unknown_fields import names_in
 from everhook.errors import MalformedPayload
+from everhook.field_errors import MISSING, UNKNOWN, unknown_words, words
 from everhook.publishing.json_faults import why_not_json
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
-_ABOUT_A_MEMBER = {
-    "Object missing required field `": "is required",
-    "Object contains unknown field `": "is not a known field",
+_REQUIRED, _UNKNOWN = "Object missing required field `", "Object contains unknown field `"
+_EXPECTED = re.compile(r"Expected `(\w+)")
+_TYPES = {
+    "str": "string_type",
+    "int": "int_type",
+    "float": "float_type",
+    "bool": "bool_type",
+    "array": "list_type",
+    "object": "dict_type",
 }
 
 Body = TypeVar("Body")
-
-
-async def read_body(request: Request) -> bytes:
-    try:
-        return await request.body()
-    except ClientDisconnect as gone:
-        raise malformed("ended before it was whole") from gone
 
 
 def decoded(decoder: "msgspec.json.Decoder[Body]", body: bytes) -> Body:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _wrong_shape(str(error)) from error
+        raise _wrong_shape(str(error), decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(why_not_json(body, error)) from error
 
@@ -46,13 +45,23 @@ def checked_utf8(member: bytes, field: str) -> bytes:
     return member
 
 
-def _wrong_shape(complaint: str) -> Problem:
+def _wrong_shape(complaint: str, struct: type) -> Problem:
     """msgspec names fields in its text alone: ``Expected `str`, got `int` - at `$.messages[1].type` ``."""
     path = _PATH.search(complaint)
     at = path[1] if path else ""
     complaint = _PATH.sub("", complaint)
-    for beginning, message in _ABOUT_A_MEMBER.items():
+    for beginning in (_REQUIRED, _UNKNOWN):
         if complaint.startswith(beginning):
             member = complaint.removeprefix(beginning).removesuffix("`")
-            return invalid(f"{at}.{member}" if at else member, message)
+            field = f"{at}.{member}" if at else member
+            if beginning == _REQUIRED:
+                return invalid(field, words(MISSING), MISSING)
+            parents = re.sub(r"\[[^]]*\]", "", at).split(".") if at else []
+            return invalid(field, unknown_words(member, names_in(struct, parents)), UNKNOWN)
+    expected = _EXPECTED.match(complaint)
+    code = _TYPES.get(expected[1]) if expected else None
+    if code is not None:
+        return invalid(at or "body", words(code), code)
+    if "datetime" in complaint:
+        return invalid(at, "is not a time such as 2026-01-31T12:00:00Z")
     return invalid(at or "body", complaint)

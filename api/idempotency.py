@@ -16,6 +16,7 @@ from api import problem_types
 from api.dependencies import Principal, ServicesDep
 from api.problems import Problem, conflict, invalid, malformed
 from everhook.errors import IdempotencyKeyReused
+from everhook.field_errors import PATTERN
 from everhook.storage import idempotency
 from everhook.storage.engine import Session
 from everhook.storage.idempotency import Call, ResponseStore
@@ -135,7 +136,7 @@ def check_key(request: Request, key: str, at_most: int = 255) -> None:
     """Raise 400 for two headers, 422 for a key that is too long or has control characters."""
     refuse_second(request)
     if not _KEY.fullmatch(key) or len(key) > at_most:
-        raise invalid(HEADER, f"takes 1 to {at_most} characters, none of them a control character")
+        raise invalid(HEADER, f"takes 1 to {at_most} characters, none of them a control character", PATTERN)
 
 
 def refuse_second(request: Request) -> None:

@@ -17,11 +17,15 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from temporalio.client import RPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from api import patterns, problem_types
 from api.problem_types import ProblemType
+from api.unknown_fields import unknown_field
+from everhook import field_errors
 from everhook.errors import DomainError, InvalidField, Quota, RateLimited, TryLater
 from everhook.publishing.json_faults import why_not_json
 from everhook.storage.engine import DatabaseError, is_unavailable, reason
@@ -149,12 +153,14 @@ def from_error(request: Request, error: Exception) -> Problem:
         return from_domain(error)
     if isinstance(error, RequestValidationError):
         return _from_validation(request, error.errors())
+    if isinstance(error, ClientDisconnect) or isinstance(error.__cause__, ClientDisconnect):
+        return malformed("ended before it was whole")
     if isinstance(error, HTTPException):
         if error.status_code == HTTPStatus.BAD_REQUEST and isinstance(error.__cause__, ValueError | RecursionError):
             return malformed(why_not_json(_body_of(request), error.__cause__))
         if isinstance(error.__cause__, Problem):  # FastAPI's "there was an error parsing the body"
             return error.__cause__
-        return Problem(_kind_of_status(error.status_code), str(error.detail), headers=error.headers)
+        return _from_status(request, error)
     return _from_fault(request, error)
 
 
@@ -179,6 +185,28 @@ def rate_headers(quotas: Sequence[Quota]) -> dict[str, str]:
         "ratelimit-policy": ", ".join(f'"{each.policy}";q={each.amount};w={each.window_s}' for each in quotas),
         "ratelimit": ", ".join(f'"{each.policy}";r={each.remaining};t={each.reset_s}' for each in quotas),
     }
+
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _from_status(request: Request, error: HTTPException) -> Problem:
+    """An error that the framework raises with a status alone. Of a path with several routes it knows the methods of one
+    of them."""
+    kind, detail = _kind_of_status(error.status_code), str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if kind is problem_types.METHOD_NOT_ALLOWED:
+        methods = [method for method in _METHODS if _has_route(request, method)]
+        headers["allow"] = ", ".join(methods)
+        detail = f"{_path(request)[:200]} has no {request.method[:20]}; it takes {' and '.join(methods)}."
+    if kind is problem_types.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase and _path(request).startswith("/v1"):
+        detail = f"There is no {_path(request)[:200]}; /openapi.json lists what there is."
+    return Problem(kind, detail, headers=headers)
+
+
+def _has_route(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
 
 def _kind_of_status(status: int) -> ProblemType:
@@ -208,6 +236,7 @@ def install(app: FastAPI, for_browsers: Pages | None = None) -> None:
     for kind in (
         Problem,
         DomainError,
+        ClientDisconnect,
         RequestValidationError,
         HTTPException,
         DatabaseError,
@@ -231,7 +260,7 @@ def _response(problem: Problem) -> Response:
 
 
 def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
-    fields = [FieldError(field=_field(error["loc"]), code=error["type"], message=_message(error)) for error in errors]
+    fields = [_field_error(request, error) for error in errors]
     if any(error["type"] == "json_invalid" for error in errors):
         return malformed(why_not_json(_body_of(request)))
     return Problem(problem_types.INVALID_REQUEST, _detail_of(fields), errors=fields)
@@ -260,15 +289,20 @@ def _field(location: Sequence[int | str]) -> str:
     return name or "body"
 
 
+def _field_error(request: Request, error: Mapping[str, Any]) -> FieldError:
+    code, message = field_errors.code_of(error), _message(error)
+    if code == field_errors.UNKNOWN:
+        code, message = unknown_field(request, error["loc"])
+    return FieldError(field=_field(error["loc"]), code=code, message=message)
+
+
 def _message(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not a known field"
     if error["loc"] == ("body",) and isinstance(error.get("input"), bytes):
         return "is not JSON; send it with `content-type: application/json`"
     if error["type"] == "string_unicode":
         return "has half of a surrogate pair, which UTF-8 cannot hold"
     pattern = error.get("ctx", {}).get("pattern", "")
-    return patterns.WORDS.get(pattern, str(error["msg"]).removeprefix("Value error, "))
+    return patterns.WORDS.get(pattern) or field_errors.words_of(error)
 
 
 def _path(request: Request) -> str:

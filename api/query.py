@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Query, Request
@@ -13,6 +12,7 @@ from fastapi import Query, Request
 from api.dead_letters.schemas import MAX_VALUES
 from api.problems import invalid
 from api.schemas import EndpointRef, Gid
+from everhook.field_errors import UNKNOWN, meant
 
 _DIGITS = re.compile(r"-?[0-9]{1,20}")
 
@@ -60,14 +60,14 @@ def check_query(request: Request) -> None:
     known, given = _parameters(request), request.query_params.multi_items()
     for name, count in Counter(name for name, _ in given).items():
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}"
-            raise invalid(name[:100], f"is not a parameter of this call; {hint}")
+            close = meant(name, known)
+            hint = f"did you mean {close}?" if close else f"there are: {', '.join(known) or 'none'}"
+            raise invalid(name[:100], f"is not a parameter of this call; {hint}", UNKNOWN)
         if count > 1 and not known[name].takes_several:
             raise invalid(name, "is given more than once")
     for name, value in given:
         if known[name].is_number and not _DIGITS.fullmatch(value):
-            raise invalid(name, "is not a whole number in digits")
+            raise invalid(name, "must be a whole number, in digits", "int_type")
 
 
 def _parameters(request: Request) -> dict[str, _Parameter]:

@@ -1,15 +1,15 @@
 """Database rows as response models."""
 
+from typing import Any
+
 import orjson
 from fastapi import Response
 
 from api.channels.schemas import ChannelOut
 from api.endpoints.schemas import (
     CircuitOut,
-    EndpointAuthOut,
     EndpointCircuitOut,
     EndpointMode,
-    EndpointOptions,
     EndpointOut,
     PublicKeyOut,
     TlsOut,
@@ -62,17 +62,17 @@ def endpoint(view: EndpointView) -> EndpointOut:
         ed25519=any(key.expires_at is None for key in view.public_keys),
         public_keys=public_keys(view),
         tls=_tls(row),
-        auth=EndpointAuthOut.model_validate(row.auth) if row.auth is not None else None,
+        auth=row.auth,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
 
 
-def _options(row: Endpoint) -> EndpointOptions | None:
+def _options(row: Endpoint) -> dict[str, Any] | None:
     if row.mode is DeliveryMode.HTTP and not row.options:
         return None
     defaults = {"leaseSeconds": 60, "maxInFlight": 1_000} if row.mode.is_pulled else {}
-    return EndpointOptions.model_validate(defaults | row.options)
+    return defaults | row.options
 
 
 def public_keys(view: EndpointView) -> list[PublicKeyOut]:

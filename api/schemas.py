@@ -2,9 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -13,9 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     Strict,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
@@ -47,6 +52,9 @@ class ApiModel(BaseModel):
         str_min_length=0,
     )
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Fields that only other calls take, each with what its refusal says."""
+
 
 class GivenOnly(ApiModel):
     """A model whose fields are absent, and never null, if they are not set. All of them are optional."""
@@ -65,6 +73,18 @@ class GivenOnly(ApiModel):
                 field |= option
                 field.pop("default", None)
         return schema
+
+
+def _as_stored(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        return value
+
+
+Stored = Annotated[Item, WrapValidator(_as_stored), SerializeAsAny()]
+"""In a response: a value that a request once set, as it is stored. The rules for requests may have changed since, and
+one that they refuse today must not make a list fail."""
 
 
 class ListOf(ApiModel, Generic[Item]):

@@ -1,5 +1,6 @@
 """README and docs are accurate: variables, commands, calls, attributes and links are checked against their source."""
 
+import json
 import re
 import time
 import tomllib
@@ -36,6 +37,15 @@ _COMMAND = re.compile(r"(?<![\w.'-])everhook ([a-z]+(?:-[a-z]+)*)((?: [^\s`']+)*
 _LOG_LINE = re.compile(r"[a-z][A-Za-z',; -]+")
 _NOT_OURS = re.compile(r"(docker|everhook|temporal (operator|schedule)|sql schema) ")
 """Commands, and what Temporal logs."""
+
+
+API = """\
+export API=http://127.0.0.1:8080 KEY=$(cat .everhook/api-key)
+alias everhook-api='curl -sS --fail-with-body -H "Authorization: Bearer $KEY" -H "Content-Type: application/json"'
+"""
+"""What pages define before they use it."""
+
+_CURL = re.compile(r"""everhook-api (?:-X (\w+) )?"?\$API(/v1/[^\s?"]+)[^\n]*? -d '([^']*)'""")
 
 
 @cache
@@ -261,3 +271,33 @@ def test_the_readme_verifies_what_we_sign_and_nothing_else() -> None:
     assert not is_genuine(new_secret(), headers(moment), body)
     assert not is_genuine(secret, headers(moment - 3600), body)
     assert not is_genuine(secret, {**headers(moment), "webhook-id": "msg_2"}, body)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_that_calls_the_api_defines_how(page: Path) -> None:
+    blocks = [body for _, body in _FENCE.findall(_text(page))]
+    using = [body for body in blocks if "$API" in body or ("everhook-api" in body and "curl" in body)]
+    assert not using or API in using[0]
+    assert "alias everhook-api" not in "".join(using).replace(API, "", 1)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_bodies_of_calls_have_fields_that_exist(page: Path) -> None:
+    for method, path, body in _CURL.findall(_text(page).replace("\\\n", "")):
+        fields = _body_fields(method or "POST", path)
+        assert json.loads(body.replace("\n", " ")).keys() <= fields, f"{path} {body}"
+
+
+@cache
+def _body_fields(method: str, path: str) -> set[str]:
+    document = openapi_document()
+    wanted = re.sub(r"(?<=/channels/)[a-z]+|[a-z]+_…", "{}", path)
+    for template, operations in document["paths"].items():
+        if re.sub(r"{\w+}", "{}", template) == wanted and method.lower() in operations:
+            schema = operations[method.lower()]["requestBody"]["content"]["application/json"]["schema"]
+            options = [schema, *schema.get("anyOf", ())]
+            named = [
+                document["components"]["schemas"][each["$ref"].rpartition("/")[2]] for each in options if "$ref" in each
+            ]
+            return {name for each in (*options, *named) for name in each.get("properties", ())}
+    raise AssertionError(f"there is no {method} {path}")

@@ -13,7 +13,7 @@ from api.axme import mapping
 from api.axme.schemas import decode_intent, decode_resolve, decode_resume
 from api.axme.streams import RenderedAgentStream, RenderedIntentStream
 from api.callers import CONSUMERS, DECIDERS, OWNED, PUBLISHERS, Access, Caller
-from api.decoding import checked_utf8, decoded, read_body
+from api.decoding import checked_utf8, decoded
 from api.dependencies import Principal, ServicesDep, Store
 from api.event_stream import EventStream, permission
 from api.idempotency import IdempotencyKey, refuse_second
@@ -55,7 +55,7 @@ async def create_intent(
     if idempotency_key is not None:
         refuse_second(request)
     quotas = await services.intents.admit(caller.actor)
-    new = mapping.new_intent(decoded(decode_intent, await read_body(request)), idempotency_key)
+    new = mapping.new_intent(decoded(decode_intent, await request.body()), idempotency_key)
     intent = await services.intents.send(
         store,
         caller.actor,
@@ -144,7 +144,7 @@ async def resume_intent(
     """Complete or fail an intent, or decide its task. Without `action` the body is the result."""
     intent = await services.intents.find(store, _viewer(caller), _id(intent_id))
     _check_may_settle(caller, intent, DECIDERS)
-    body = decoded(decode_resume, await read_body(request))
+    body = decoded(decode_resume, await request.body())
     if "task_result" in body:
         decided = mapping.task_result(body["task_result"])
         person = Person(caller.name, caller.key_gid, caller.address, inboxes=caller.inboxes)
@@ -166,7 +166,7 @@ async def resolve_intent(
 ) -> Response:
     """Settle an intent without a lease. Its sender may cancel it."""
     intent = await services.intents.find(store, _viewer(caller), _id(intent_id))
-    body = decoded(decode_resolve, await read_body(request))
+    body = decoded(decode_resolve, await request.body())
     if body.reason is not None and len(body.reason) > MAX_REASON:
         raise invalid("reason", f"takes at most {MAX_REASON} characters")
     if body.reason is not None and "\0" in body.reason:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Number, Policy
+from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Number, Policy, Stored
 from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import MAX_STEPS
 
@@ -83,8 +83,8 @@ class ChannelOut(ApiModel):
 
     name: str
     policy: dict[str, Any] | None
-    circuit: CircuitSettings | None = Field(description=_CIRCUIT)
-    gates: list[GateStep] | None = Field(description=f"{_GATES} Null also for the key of a tenant.")
+    circuit: Stored[CircuitSettings | None] = Field(description=_CIRCUIT)
+    gates: Stored[list[GateStep] | None] = Field(description=f"{_GATES} Null also for the key of a tenant.")
     validation: ValidationMode = Field(description=_VALIDATION)
     retention_days: float | None = Field(description=_RETENTION)
     created_at: datetime

@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from api import problem_types
 from api.problems import Problem, malformed
 from everhook.errors import DomainError, InvalidField
+from everhook.field_errors import words_of
 
 MAX_FIELDS = 600
 MAX_PARSED_AT_ONCE = 64 * 1024
@@ -150,7 +151,7 @@ def wrong_fields(error: FormError) -> Mapping[str, str]:
         return {_field(re.split(r"[.\[]", each.field)): each.message for each in error.errors} or {"": error.detail}
     return {
         _field([to_camel(str(part)) for part in each["loc"]]): PLAIN.get(
-            each["type"].partition("_parsing")[0], str(each["msg"]).removeprefix("Value error, ")
+            each["type"].partition("_parsing")[0], words_of(each)
         )
         for each in error.errors()
     }

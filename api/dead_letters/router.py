@@ -1,7 +1,7 @@
 """The dead letter queue: look, replay, discard; one or all that match."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field
@@ -21,6 +21,10 @@ from everhook.dead_letters.service import DeadLetterQuery
 from everhook.storage.tenant_scope import TenantScope
 
 router = APIRouter(tags=["dead letters"])
+
+NOTHING_STARTED: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {"model": BulkOperation, "description": "A dry run, or nothing matched: nothing was started"}
+}
 
 
 @router.get("/dead-letters")
@@ -72,32 +76,45 @@ async def get_dead_letter(gid: Gid, services: ServicesDep, store: Store) -> Resp
 @router.post(
     "/dead-letters/replay",
     status_code=HTTPStatus.ACCEPTED,
-    responses=documents(
-        problem_types.ENDPOINT_DELETED, problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY
-    ),
+    responses={
+        **NOTHING_STARTED,
+        **documents(problem_types.ENDPOINT_DELETED, problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY),
+    },
 )
 async def replay_dead_letters(
-    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+    body: BulkRequest,
+    response: Response,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    once: OnceDep = NOT_KEYED,
 ) -> BulkOperation:
     """Replay all that match. The circuit still rules: what an endpoint cannot take is parked. Dead letters of endpoints
     that were deleted are left alone, and counted as `skipped`; `409` where no other endpoint is named."""
     async with once.asking(store):
-        response = await _decide_all(service.Decision.REPLAY, services, store, caller, body)
-    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
+        found = await _decide_all(service.Decision.REPLAY, services, store, caller, body)
+    response.status_code = HTTPStatus.ACCEPTED if found.batch_gid is not None else HTTPStatus.OK
+    return await once.keep_asked(store, found, HTTPStatus(response.status_code), caller.tenant_gid)
 
 
 @router.post(
     "/dead-letters/purge",
     status_code=HTTPStatus.ACCEPTED,
-    responses=documents(problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY),
+    responses={**NOTHING_STARTED, **documents(problem_types.BULK_OPERATION_RUNNING, problem_types.TEMPORAL_BUSY)},
 )
 async def purge_dead_letters(
-    body: BulkRequest, services: ServicesDep, store: Store, caller: Principal, once: OnceDep = NOT_KEYED
+    body: BulkRequest,
+    response: Response,
+    services: ServicesDep,
+    store: Store,
+    caller: Principal,
+    once: OnceDep = NOT_KEYED,
 ) -> BulkOperation:
     """Discard all that match."""
     async with once.asking(store):
-        response = await _decide_all(service.Decision.DISCARD, services, store, caller, body)
-    return await once.keep_asked(store, response, HTTPStatus.ACCEPTED, caller.tenant_gid)
+        found = await _decide_all(service.Decision.DISCARD, services, store, caller, body)
+    response.status_code = HTTPStatus.ACCEPTED if found.batch_gid is not None else HTTPStatus.OK
+    return await once.keep_asked(store, found, HTTPStatus(response.status_code), caller.tenant_gid)
 
 
 @router.post(

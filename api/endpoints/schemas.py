@@ -1,8 +1,9 @@
 """Endpoints as requests and responses show them."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +28,7 @@ from api.schemas import (
     Name,
     Number,
     Policy,
+    Stored,
     Text,
     alerts_of,
     circuit_of,
@@ -291,6 +293,15 @@ class EndpointPatch(ApiModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"description": "Order sync", "rateLimit": 50}]})
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "mode": "cannot be changed; create another endpoint",
+        "paused": "cannot be changed by this call; use POST /v1/endpoints/{gid}/pause and …/resume",
+        "status": "cannot be changed by this call; use POST /v1/endpoints/{gid}/pause, …/resume, …/enable, …/disable",
+        "secret": "cannot be changed by this call; use POST /v1/endpoints/{gid}/secret/rotate",
+        "channel": "cannot be changed by this call; see /v1/subscriptions",
+        "events": "cannot be changed by this call; see /v1/subscriptions",
+    }
+
     url: str | None = None
     description: Text | None = None
     policy: Policy | None = None
@@ -349,7 +360,7 @@ class CircuitOut(ApiModel):
 class EndpointCircuitOut(CircuitOut):
     """The circuit of an endpoint, with its own settings."""
 
-    settings: CircuitSettings | None = Field(description="Those that the endpoint sets itself; null: none.")
+    settings: Stored[CircuitSettings | None] = Field(description="Those that the endpoint sets itself; null: none.")
 
 
 class EndpointStatus(StrEnum):
@@ -367,7 +378,7 @@ class EndpointOut(ApiModel):
     tenant: str
     mode: EndpointMode
     url: str | None = Field(description="Null in modes other than `http`.")
-    options: EndpointOptions | None = Field(description="Null in the mode `http` without any.")
+    options: Stored[EndpointOptions | None] = Field(description="Null in the mode `http` without any.")
     description: str
     status: EndpointStatus
     status_reason: str
@@ -388,7 +399,7 @@ class EndpointOut(ApiModel):
     ed25519: bool
     public_keys: list[PublicKeyOut] = Field(description="For `v1a` signatures, newest first.")
     tls: TlsOut | None
-    auth: EndpointAuthOut | None = Field(description="How requests authenticate; its secret is not shown.")
+    auth: Stored[EndpointAuthOut | None] = Field(description="How requests authenticate; its secret is not shown.")
     created_at: datetime
     updated_at: datetime
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from fastapi import Request
 
-from api.decoding import decoded, read_body
+from api.decoding import decoded
 from api.problems import invalid
 from everhook.publishing.service import NewMessage
 
@@ -55,20 +55,20 @@ _decode_transaction = msgspec.json.Decoder(TransactionBody)
 
 
 async def read_one(request: Request) -> PublishBody:
-    return decoded(_decode_one, await read_body(request))
+    return decoded(_decode_one, await request.body())
 
 
 async def read_batch(request: Request) -> Sequence[PublishBody]:
-    messages = decoded(_decode_batch, await read_body(request)).messages
+    messages = decoded(_decode_batch, await request.body()).messages
     if not 1 <= len(messages) <= MAX_BATCH:
-        raise invalid("messages", f"takes 1 to {MAX_BATCH} messages")
+        raise invalid("messages", f"takes 1 to {MAX_BATCH} messages", "too_long" if messages else "too_short")
     return messages
 
 
 async def read_transaction(request: Request) -> Sequence[ChannelledBody]:
-    messages = decoded(_decode_transaction, await read_body(request)).messages
+    messages = decoded(_decode_transaction, await request.body()).messages
     if not 1 <= len(messages) <= MAX_TRANSACTION:
-        raise invalid("messages", f"takes 1 to {MAX_TRANSACTION} messages")
+        raise invalid("messages", f"takes 1 to {MAX_TRANSACTION} messages", "too_long" if messages else "too_short")
     return messages
 
 

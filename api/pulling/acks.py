@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 from fastapi import Request
 
-from api.decoding import checked_utf8, decoded, read_body
+from api.decoding import checked_utf8, decoded
 from api.problems import invalid
 from everhook.errors import PayloadTooLarge
 from everhook.pulling.leases import Ack, Extend, Nack
@@ -48,10 +48,11 @@ _decode = msgspec.json.Decoder(Lines)
 async def read_lines(request: Request) -> Sequence[Ack | Nack | Extend]:
     """The lines of a request: acks, then nacks, then extensions. Raises 422 that names the line, and PayloadTooLarge
     for a result that is too large; then none of the lines counts."""
-    body = decoded(_decode, await read_body(request))
+    body = decoded(_decode, await request.body())
     count = len(body.acks) + len(body.nacks) + len(body.extends)
     if not 1 <= count <= MAX_LINES:
-        raise invalid("body", f"takes 1 to {MAX_LINES} acks, nacks and extends in all, and has {count}")
+        code = "too_long" if count else "too_short"
+        raise invalid("body", f"takes 1 to {MAX_LINES} acks, nacks and extends in all, and has {count}", code)
     return [
         *(_ack(each, f"acks[{index}]") for index, each in enumerate(body.acks)),
         *(_nack(each, f"nacks[{index}]") for index, each in enumerate(body.nacks)),
@@ -71,13 +72,17 @@ def _ack(line: AckBody, at: str) -> Ack:
 def _nack(line: NackBody, at: str) -> Nack:
     wait = line.retry_after_seconds
     if wait is not None and not 0 <= wait <= MAX_RETRY_AFTER_S:
-        raise invalid(f"{at}.retryAfterSeconds", f"takes 0 to {MAX_RETRY_AFTER_S}")
+        raise invalid(f"{at}.retryAfterSeconds", f"takes 0 to {MAX_RETRY_AFTER_S}", _bound(wait < 0))
     if len(line.reason) > MAX_REASON:
-        raise invalid(f"{at}.reason", f"takes at most {MAX_REASON} characters")
+        raise invalid(f"{at}.reason", f"takes at most {MAX_REASON} characters", "string_too_long")
     return Nack(line.lease, line.reason, timedelta(seconds=wait) if wait is not None else None, line.dead_letter)
 
 
 def _extend(line: ExtendBody, at: str) -> Extend:
     if not MIN_LEASE_S <= line.seconds <= MAX_LEASE_S:
-        raise invalid(f"{at}.seconds", f"takes {MIN_LEASE_S} to {MAX_LEASE_S}")
+        raise invalid(f"{at}.seconds", f"takes {MIN_LEASE_S} to {MAX_LEASE_S}", _bound(line.seconds < MIN_LEASE_S))
     return Extend(line.lease, timedelta(seconds=line.seconds))
+
+
+def _bound(is_below: bool) -> str:
+    return "greater_than_equal" if is_below else "less_than_equal"

@@ -146,6 +146,7 @@ class DeadLetterService:
         skipped = 0
         async with scope.reading() as session:
             chosen = await _chosen(session, query)
+            await _require_known(session, chosen)
             if decision is Decision.REPLAY:
                 chosen = await _of_existing(session, chosen)
                 skipped = await dead_letters.count(session, replace(chosen, of_deleted=True))
@@ -207,7 +208,7 @@ def _only(values: Sequence[str] | None) -> str | None:
 
 def _require_short(reason: str) -> None:
     if len(reason) > MAX_REASON:
-        raise InvalidField("reason", f"takes at most {MAX_REASON} characters")
+        raise InvalidField("reason", f"takes at most {MAX_REASON} characters", "string_too_long")
 
 
 async def _chosen(session: Session, query: DeadLetterQuery) -> DeadLetterFilter:
@@ -228,6 +229,15 @@ async def _chosen(session: Session, query: DeadLetterQuery) -> DeadLetterFilter:
 async def _tenant_gids(session: Session, names: Sequence[str] | None) -> tuple[str, ...] | None:
     """A tenant that is not there is refused: a bulk operation for a misspelt name must not seem to have worked."""
     return any_of([(await tenants.named_tenant(session, name)).gid for name in names or ()])
+
+
+async def _require_known(session: Session, chosen: DeadLetterFilter) -> None:
+    """The same for a channel and an endpoint."""
+    for name in sorted(await dead_letters.unknown_channels(session, chosen.channel or ())):
+        raise InvalidField("channel", f"there is no channel {name}")
+    named = chosen.endpoint_gid or ()
+    for gid in sorted(set(named) - (await endpoints.by_gid(session, named)).keys()):
+        raise InvalidField("endpointGid", f"there is no endpoint {gid}")
 
 
 async def _require_sendable(session: Session, row: Delivery) -> None:

@@ -1,5 +1,6 @@
 """Dead letters: finding them by the filters of operators."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.storage.paging import Page, one_of, page_of
-from everhook.storage.tables import Delivery, Endpoint
+from everhook.storage.tables import Channel, Delivery, Endpoint
 
 _IS_DEAD = col(Delivery.status) == DeliveryStatus.DEAD_LETTERED
 
@@ -58,6 +59,13 @@ class DeadLetterFilter:
 async def count(session: AsyncSession, chosen: DeadLetterFilter) -> int:
     result = await session.execute(select(func.count()).select_from(Delivery).where(*chosen.conditions()))
     return int(result.scalar_one())
+
+
+async def unknown_channels(session: AsyncSession, names: Collection[str]) -> set[str]:
+    """Those of these names that neither a channel has nor a dead letter, whose channel may be deleted."""
+    existing = await session.execute(select(col(Channel.name)).where(col(Channel.name).in_(names)))
+    others = set(names) - set(existing.scalars())
+    return {name for name in others if not await count(session, DeadLetterFilter(channel=(name,)))}
 
 
 async def endpoints_of(session: AsyncSession, chosen: DeadLetterFilter, *, at_most: int) -> list[str]:

@@ -5,7 +5,7 @@ preset, a list of delays, or an exponential. `resolve` merges the channel's and 
 `DeliveryPolicy`, which knows only delays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -102,11 +102,32 @@ class PolicySpec(TypedDict, total=False):
     retryStatuses: list[int | str]
 
 
+UNREADABLE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+
 SCHEDULE_KEYS = ("preset", "delaysSeconds", "exponential")
 
 
 def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
-    """Merge policies into one: later ones override earlier ones key by key; a schedule replaces a whole schedule."""
+    """Merge policies into one: later ones override earlier ones key by key; a schedule replaces a whole schedule.
+
+    A policy that cannot be read, such as one of a newer version, is left out.
+    """
+    try:
+        return _resolved(specs)
+    except UNREADABLE:
+        return _resolved([spec for spec in specs if is_readable(spec)])
+
+
+def is_readable(spec: Mapping[str, Any] | None) -> bool:
+    """Whether a stored policy can be resolved."""
+    try:
+        _resolved([spec])
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _resolved(specs: Sequence[Mapping[str, Any] | None]) -> DeliveryPolicy:
     merged: dict[str, Any] = {}
     for spec in specs:
         if not spec:
@@ -117,7 +138,7 @@ def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
     default = DeliveryPolicy()
     return DeliveryPolicy(
         delays=_delays(merged),
-        jitter=merged.get("jitter", default.jitter),
+        jitter=float(merged.get("jitter", default.jitter)),
         timeout=timedelta(seconds=merged.get("timeoutSeconds", default.timeout.total_seconds())),
         max_window=timedelta(seconds=merged.get("maxWindowSeconds", default.max_window.total_seconds())),
         retry_statuses=tuple(STATUS_CLASSES.get(each, each) for each in merged.get("retryStatuses", ())),

@@ -24,7 +24,7 @@ ALLOW, HTTP, PORTS = "EVERHOOK_EGRESS_ALLOW", "EVERHOOK_EGRESS_HTTP", "EVERHOOK_
 
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 253
-PLAIN_HTTP_INSIDE_ONLY = "must use https: plain http is only allowed inside networks that the operator has named"
+PLAIN_HTTP_INSIDE_ONLY = "must use https. Plain http is only for networks that the operator has allowed"
 """Callers read it, and the networks are the operator's: it names none, nor the setting."""
 
 NOT_INTERNATIONAL = "has a host that is not a valid international domain name (IDNA 2008)"
@@ -145,7 +145,7 @@ def _port(named: str | None, scheme: str, rules: EgressRules) -> int:
     if rules.allows_port(port):
         return port
     if scheme == "http" and named is None:  # port 80 is not in the URL, so the message does not mention it
-        raise UrlRefused(f"{PLAIN_HTTP_INSIDE_ONLY}, on port {rules.ports_in_words}", PORTS)
+        raise UrlRefused(f"{PLAIN_HTTP_INSIDE_ONLY}. The port must be {rules.ports_in_words}", PORTS)
     raise UrlRefused(
         f"has port {port}, which is not allowed; use {rules.ports_in_words}", PORTS if 0 < port < 65_536 else None
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -23,6 +24,8 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.event_outbox import record_event
 from everhook.storage.tables import Delivery, OperationalEvent, now
+
+log = structlog.get_logger()
 
 CLEARED_BELOW = 0.8
 """The fraction of `raise_at` at which an alert is cleared, where large values are bad."""
@@ -91,6 +94,7 @@ class AlertEvaluator:
             if transition is not None:
                 async with self._database.writing() as session:
                     record_event(session, rule.kind, data=_data(rule, transition, value))
+                log.warning("alerts raised or cleared", kinds=[rule.kind.value])
                 changed.append(rule.kind)
         if time.monotonic() >= self._next_endpoints:
             self._next_endpoints = time.monotonic() + ENDPOINTS_EVERY_S

@@ -7,10 +7,12 @@ well. What is not pulled or decided in time becomes a dead letter without an att
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import delete, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -34,7 +36,7 @@ from everhook.health.score import AttemptStats
 from everhook.health.store import healths, stats_of_endpoints
 from everhook.ids import Kind, first_gid_at
 from everhook.notifications.events import EventKind
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.event_outbox import record_event
 from everhook.storage.statements import insert_ignoring, total
 from everhook.storage.tables import (
@@ -47,6 +49,8 @@ from everhook.storage.tables import (
     Tenant,
     now,
 )
+
+log = structlog.get_logger()
 
 LATE = timedelta(minutes=2)
 """Attempts are recorded by the minute in which they ended, at most this much later."""
@@ -82,6 +86,8 @@ class EndpointAlertEvaluator:
         self._defaults = defaults
         self._evaluated_at: datetime | None = None
         self._waiting: list[str] = []
+        self._unreadable: set[str] = set()
+        """The endpoints whose errors were logged."""
 
     @property
     def is_behind(self) -> bool:
@@ -136,6 +142,22 @@ class EndpointAlertEvaluator:
         return found
 
     async def _evaluate_some(self, gids: Sequence[str], moment: datetime) -> int:
+        """Evaluate some endpoints together. One that cannot be evaluated, because something stored cannot be read, is
+        logged, and the others are evaluated without it."""
+        try:
+            return await self._evaluate_together(gids, moment)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            if len(gids) > 1:
+                middle = len(gids) // 2
+                return sum([await self._evaluate_some(half, moment) for half in (gids[:middle], gids[middle:])])
+            if gids[0] not in self._unreadable:
+                self._unreadable.add(gids[0])
+                log.error("the alerts of an endpoint cannot be evaluated", endpoint_gid=gids[0], error=repr(error))
+            return 0
+
+    async def _evaluate_together(self, gids: Sequence[str], moment: datetime) -> int:
         async with self._database.reading() as session:
             subjects = await self._subjects(session, gids)
             readings = await _readings(session, subjects, moment)
@@ -146,11 +168,11 @@ class EndpointAlertEvaluator:
                 changed.append((subject, state, events))
         if not changed:
             return 0
-        count = 0
+        reported: list[tuple[str, Sequence[AlertEvent]]] = []
         async with self._database.writing() as session:
             for subject, state, events in changed:
                 if await _replace(session, subject, state, moment):
-                    count += len(events)
+                    reported.append((subject.endpoint_gid, events))
                     for event in events:
                         record_event(
                             session,
@@ -159,7 +181,11 @@ class EndpointAlertEvaluator:
                             endpoint_gid=subject.endpoint_gid,
                             data=event.data,
                         )
-        return count
+        for gid, events in reported:
+            if events:
+                kinds = [event.kind.value for event in events]
+                log.warning("alerts raised or cleared", kinds=kinds, endpoint_gid=gid)
+        return sum(len(events) for _, events in reported)
 
     async def _subjects(self, session: AsyncSession, gids: Sequence[str]) -> list[_Subject]:
         rows = await session.execute(
@@ -179,8 +205,15 @@ class EndpointAlertEvaluator:
 
 async def raised_alerts(session: AsyncSession, gids: Sequence[str]) -> Mapping[str, Mapping[AlertName, RaisedAlert]]:
     """The alerts that are raised now, by endpoint; endpoints without any are left out."""
-    rows = await session.execute(select(EndpointAlerts).where(col(EndpointAlerts.endpoint_gid).in_(gids)))
-    return {row.endpoint_gid: raised for row in rows.scalars() if (raised := _state(row).raised)}
+    table = EndpointAlerts
+    rows = await session.execute(
+        select(col(table.endpoint_gid), col(table.raised)).where(col(table.endpoint_gid).in_(gids))
+    )
+    found: dict[str, Mapping[AlertName, RaisedAlert]] = {}
+    for gid, stored in rows:
+        with suppress(AttributeError, KeyError, TypeError, ValueError):  # logged by the evaluation
+            found[gid] = _raised(stored)
+    return {gid: raised for gid, raised in found.items() if raised}
 
 
 async def _with_latency_limit(session: AsyncSession) -> list[Any]:
@@ -191,7 +224,7 @@ async def _with_latency_limit(session: AsyncSession) -> list[Any]:
         (Tenant, col(EndpointMinute.tenant_gid)),
     ):
         rows = await session.execute(select(col(model.gid), col(model.alerts)).where(col(model.alerts).is_not(None)))
-        gids = [gid for gid, alerts in rows if alerts.get("latencyAboveMs") is not None]
+        gids = [gid for gid, alerts in rows if isinstance(alerts, dict) and alerts.get("latencyAboveMs") is not None]
         conditions += [column.in_(gids[start : start + CHUNK]) for start in range(0, len(gids), CHUNK)]
     return conditions
 
@@ -267,16 +300,19 @@ def _document(alert: RaisedAlert) -> dict[str, Any]:
 
 
 def _state(row: EndpointAlerts) -> AlertState:
-    """A stored state. An alert that a newer version has written is left out."""
+    return AlertState(row.level, row.better_since, _raised(row.raised))
+
+
+def _raised(stored: Mapping[str, Any]) -> Mapping[AlertName, RaisedAlert]:
+    """Stored alerts. One that a newer version has written is left out."""
     known = {name.value: name for name in AlertName}
-    raised = {
+    return {
         known[name]: RaisedAlert(
             datetime.fromisoformat(alert["since"]),
             alert["value"],
             alert["threshold"],
             datetime.fromisoformat(alert["quietSince"]) if alert["quietSince"] is not None else None,
         )
-        for name, alert in row.raised.items()
+        for name, alert in stored.items()
         if name in known
     }
-    return AlertState(row.level, row.better_since, raised)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -15,6 +16,8 @@ from everhook.notifications.events import EventKind
 from everhook.storage.engine import Database
 from everhook.storage.event_outbox import record_event
 from everhook.storage.tables import CircuitRow, Endpoint, OperationalEvent, PullItem, now
+
+log = structlog.get_logger()
 
 OLDER_THAN = timedelta(minutes=10)
 NO_CONSUMER_FOR = timedelta(minutes=5)
@@ -77,6 +80,8 @@ async def report_unclaimed(database: Database) -> bool:
             waited = round((now() - each.oldest).total_seconds()) if each is not None else None
             data = {"state": "raised" if is_raised else "cleared", "oldestSeconds": waited}
             record_event(session, EventKind.UNCLAIMED, tenant_gid=tenant, endpoint_gid=gid, data=data)
+    for gid, _ in changed:
+        log.warning("alerts raised or cleared", kinds=[EventKind.UNCLAIMED.value], endpoint_gid=gid)
     return True
 
 

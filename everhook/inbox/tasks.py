@@ -30,6 +30,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from everhook.errors import InvalidField
+from everhook.field_errors import MISSING, UNKNOWN, code_of, unknown_words, words, words_of
 from everhook.ids import Kind, is_gid
 
 GROUP = "group:"
@@ -203,11 +204,12 @@ def parse_spec(given: Any, at: str) -> TaskSpec:
 
 
 def _wrong_member(error: ErrorDetails, at: str) -> InvalidField:
-    message, path = error["msg"].removeprefix("Value error, "), _path(error["loc"])
+    message, path, code = words_of(error), _path(error["loc"]), code_of(error)
+    if code == UNKNOWN and len(error["loc"]) == 1:
+        message = unknown_words(path, [to_camel(name) for name in TaskSpec.model_fields])
     fault = error.get("ctx", {}).get("error")
     if isinstance(fault, WrongForm):
         path = fault.place
-    code = "missing" if error["type"] == "missing" else "invalid"
     return InvalidField(f"{at}.{path}" if path else at, message[:1].lower() + message[1:], code)
 
 
@@ -385,8 +387,10 @@ def wrong_data(form: Mapping[str, Any], data: Mapping[str, Any]) -> list[Invalid
     """All that is wrong with what was filled in, by field."""
     properties = form["properties"]
     missing = [name for name in form.get("required", ()) if name not in data]
-    found = [InvalidField(f"data.{name}", "is required", "missing") for name in missing]
-    found += [InvalidField(f"data.{name}", "is not a field of the form") for name in sorted(data.keys() - properties)]
+    found = [InvalidField(f"data.{name}", words(MISSING), MISSING) for name in missing]
+    found += [
+        InvalidField(f"data.{name}", "is not a field of the form", UNKNOWN) for name in sorted(data.keys() - properties)
+    ]
     large = [name for name, value in data.items() if type(value) is int and not _SMALLEST <= value <= _LARGEST]
     found += [InvalidField(f"data.{name}", "takes at most 64 bits") for name in large]
     others = {name: value for name, value in data.items() if name not in large}

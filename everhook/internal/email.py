@@ -5,6 +5,7 @@ through the egress rules, which guard against URLs of tenants.
 """
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ QUIT_TIMEOUT_S = 1.0
 CLOSING = 421
 NEEDS_LOGIN = frozenset({530, 534, 535, 538})
 """Responses that a setting of the operator has to fix: RFC 4954 section 6."""
+
+_ENHANCED_STATUS = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
+"""RFC 3463."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Mailer:
                 raise LocalError("the SMTP server does not support STARTTLS, which EVERHOOK_SMTP_URL requires")
             await client.starttls()
         if self.server.user is not None and self.server.password is not None:
-            await client.login(self.server.user, self.server.password.get_secret_value())
+            await _log_in(client, self.server.user, self.server.password.get_secret_value())
         await client.mail(parseaddr(self.sender)[1])
         refused: list[SMTPRecipientRefused] = []
         for address in to:
@@ -188,6 +192,16 @@ class Mailer:
         return Reply(accepted.code, _short(f"{accepted.code} {accepted.message}") + left_out)
 
 
+async def _log_in(client: SMTP, user: str, password: str) -> None:
+    """Log in. Of a refusal only the codes are kept: a server may repeat the line with the password."""
+    try:
+        await client.login(user, password)
+    except SMTPResponseException as error:
+        enhanced = _ENHANCED_STATUS.match(error.message)
+        text = f"{enhanced[0]} in response to AUTH" if enhanced else "in response to AUTH"
+        raise SMTPAuthenticationError(error.code, text) from None
+
+
 def classify_reply(reply: Reply) -> Classification:
     """What a reply means: in SMTP 4xx is for now, and 5xx for good (RFC 5321 section 4.2.1)."""
     if reply.failure is None:
@@ -201,7 +215,7 @@ def classify_reply(reply: Reply) -> Classification:
 
 def _failed(error: SMTPException | OSError) -> Reply:
     """An error as a reply. Raises LocalError for one that only the operator can fix."""
-    if isinstance(error, SMTPAuthenticationError | SMTPNotSupported):
+    if isinstance(error, SMTPNotSupported) or (isinstance(error, SMTPAuthenticationError) and error.code >= 500):
         raise LocalError(f"the SMTP server does not take EVERHOOK_SMTP_URL: {_text(error)}") from None
     if isinstance(error, SMTPConnectResponseError):
         return Reply(None, _text(error), FailureCode.REFUSED)

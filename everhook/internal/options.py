@@ -73,7 +73,7 @@ def parse_handler(document: Any) -> Handler:
         raise InvalidField(AT, "is required for the mode internal: an object with a `kind`", "missing")
     kinds = ", ".join(HandlerKind)
     if document.get("kind") not in set(HandlerKind):
-        raise InvalidField(f"{AT}.kind", f"is one of {kinds}", "missing" if "kind" not in document else "invalid")
+        raise InvalidField(f"{AT}.kind", f"is one of {kinds}", "missing" if "kind" not in document else "enum")
     kind = HandlerKind(document["kind"])
     for name in document:
         if name != "kind" and name not in _FIELDS[kind]:
@@ -132,7 +132,7 @@ def _recipients(value: Any) -> tuple[str, ...]:
         reason = f"is required: a list of mail addresses, or `{ASSIGNEES}` for those of the event"
         raise InvalidField(place, reason, "missing" if value is None else "invalid")
     if len(value) > MAX_RECIPIENTS:
-        raise InvalidField(place, f"has more than {MAX_RECIPIENTS} addresses")
+        raise InvalidField(place, f"has more than {MAX_RECIPIENTS} addresses", "too_long")
     for index, address in enumerate(value):
         if address != ASSIGNEES and not is_address(address):
             raise InvalidField(f"{place}[{index}]", "is not a mail address such as ann@acme.example")
@@ -147,8 +147,10 @@ def _one_line(value: Any, name: str, at_most: int) -> str:
 
 
 def _text(value: Any, name: str, at_most: int) -> str:
+    if value is None:
+        raise InvalidField(f"{AT}.{name}", "is required", "missing")
     if not isinstance(value, str) or not value.strip():
-        raise InvalidField(f"{AT}.{name}", "is required" if value is None else "is a text that is not empty")
+        raise InvalidField(f"{AT}.{name}", "is a text that is not empty")
     if len(value) > at_most:
-        raise InvalidField(f"{AT}.{name}", f"has more than {at_most:,} characters")
+        raise InvalidField(f"{AT}.{name}", f"has more than {at_most:,} characters", "string_too_long")
     return value

@@ -7,9 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
+from everhook.errors import Unavailable
+from everhook.observability.seldom import Seldom
 from everhook.publishing.gates import Step
-from everhook.publishing.matching import ListIndex, has_long_integer, parse_exactly
+from everhook.publishing.matching import UNREADABLE, ListIndex, has_long_integer, parse_exactly
 from everhook.publishing.routing import Audience, Route, Routes
+
+log = structlog.get_logger()
+_seldom = Seldom(60)
 
 LOOP_BUDGET = 10_000
 """How many steps of matching run on the event loop, which takes 1 to 3 ms; more steps run in a thread."""
@@ -35,9 +42,27 @@ class Candidate:
         taking: dict[str, Route] = {}
         lists, content = ListIndex(self.attributes), _exact(self.payload, self.content, self.routes.have_filters)
         for route in self.routes:
-            if route.endpoint_gid not in taking and route.takes(self.audience, self.event_type, content, lists):
-                taking[route.endpoint_gid] = route
+            try:
+                if route.endpoint_gid not in taking and route.takes(self.audience, self.event_type, content, lists):
+                    taking[route.endpoint_gid] = route
+            except UNREADABLE as error:
+                raise _unreadable(
+                    error, subscription_gid=route.subscription_gid, endpoint_gid=route.endpoint_gid
+                ) from error
         return list(taking.values())
+
+
+def _unreadable(error: Exception, **owner: str | None) -> Unavailable:
+    """Whether the message is for the owner is not known. It is not accepted, so that it is neither lost nor sent to
+    an endpoint that did not ask for it."""
+    if (left_out := _seldom.due(tuple(owner.values()))) is not None:
+        log.error(
+            "a stored filter cannot be evaluated; messages are refused", **owner, error=str(error), left_out=left_out
+        )
+    return Unavailable(
+        "A stored filter that decides about this message cannot be evaluated."
+        " Nothing was accepted; the log of Everhook names the filter."
+    )
 
 
 def _exact(payload: bytes, content: Any, has_filters: bool) -> Any:
@@ -65,7 +90,14 @@ async def match_steps(
 
     def matching() -> frozenset[int]:
         lists, exact = ListIndex(attributes), _exact(payload, content, True)
-        return frozenset(index for index, step in enumerate(steps) if step.matches(exact, lists))
+        found: set[int] = set()
+        for index, step in enumerate(steps):
+            try:
+                if step.matches(exact, lists):
+                    found.add(index)
+            except UNREADABLE as error:
+                raise _unreadable(error, gate_inbox=step.inbox) from error
+        return frozenset(found)
 
     cost = sum(each.cost for each in filters)
     cost += len(payload) // 2 if any(each.searches_lists for each in filters) else 0

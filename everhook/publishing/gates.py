@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from everhook.errors import InvalidField
+from everhook.field_errors import MISSING, UNKNOWN, unknown_words, words
 from everhook.inbox.tasks import parse_spec
-from everhook.publishing.matching import Filter, ListIndex, check_filter, compile_filter
+from everhook.publishing.matching import Filter, ListIndex, check_filter, compile_filter, stored_filter
 
 MAX_STEPS = 10
 MAX_FILTER_BYTES = 16 * 1024
@@ -49,28 +50,28 @@ class Step:
 
 
 def compiled(documents: Sequence[Mapping[str, Any]]) -> tuple[Step, ...]:
-    """The steps of documents that `parse_gates` has checked."""
-    return tuple(Step(each["inbox"], compile_filter(each.get("filter")), each) for each in documents)
+    """The steps of documents that `parse_gates` has checked, perhaps that of another version."""
+    return tuple(Step(each.get("inbox", ""), stored_filter(each.get("filter")), each) for each in documents)
 
 
 def parse_gates(given: Sequence[Any], at: str) -> tuple[Step, ...]:
     """The steps of a publish or of a channel. `at` names them in errors: `gates`. Raises InvalidField."""
     if len(given) > MAX_STEPS:
-        raise InvalidField(at, f"takes at most {MAX_STEPS} steps")
+        raise InvalidField(at, f"takes at most {MAX_STEPS} steps", "too_long")
     return compiled([_checked(step, f"{at}[{index}]") for index, step in enumerate(given)])
 
 
 def _checked(step: Any, at: str) -> dict[str, Any]:
     if not isinstance(step, Mapping):
-        raise InvalidField(at, "is an object with an `inbox`")
+        raise InvalidField(at, "must be an object with an `inbox`", "dict_type")
     for name in step:
         if name not in _MEMBERS:
-            raise InvalidField(f"{at}.{name}", "is not a member of a step")
+            raise InvalidField(f"{at}.{name}", unknown_words(name, _MEMBERS), UNKNOWN)
     inbox = step.get("inbox")
     if not inbox:
-        raise InvalidField(f"{at}.inbox", "is required", "missing")
+        raise InvalidField(f"{at}.inbox", words(MISSING), MISSING)
     if not isinstance(inbox, str):
-        raise InvalidField(f"{at}.inbox", "is the gid of an endpoint")
+        raise InvalidField(f"{at}.inbox", "must be a string, the gid of an endpoint", "string_type")
     document: dict[str, Any] = {"inbox": inbox}
     if step.get("task") is not None:
         document["task"] = parse_spec(step["task"], f"{at}.task").document()
@@ -91,7 +92,7 @@ def _checked_filter(conditions: Any, at: str) -> Mapping[str, Any]:
     except ValueError as error:
         raise InvalidField(at, "has a number or a text that JSON in UTF-8 cannot hold") from error
     if size > MAX_FILTER_BYTES:
-        raise InvalidField(at, f"takes at most {MAX_FILTER_BYTES} bytes")
+        raise InvalidField(at, f"takes at most {MAX_FILTER_BYTES} bytes", "too_large")
     checked: Mapping[str, Any] = conditions
     compiled = compile_filter(checked)
     if compiled is not None and compiled.cost > MAX_FILTER_COST:

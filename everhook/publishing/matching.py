@@ -127,6 +127,24 @@ def compile_filter(conditions: Mapping[str, Any] | None) -> Filter | None:
     return _compiled(conditions) if conditions else None
 
 
+UNREADABLE = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What compiling or matching raises for a filter that `check_filter` of this version did not pass."""
+
+
+def stored_filter(conditions: Mapping[str, Any] | None) -> Filter | None:
+    """Compile a filter that may have been checked by another version. One that cannot be compiled raises ValueError
+    when it is matched, so that it affects only messages that depend on it."""
+    try:
+        return compile_filter(conditions)
+    except UNREADABLE as error:
+        reason = f"cannot be compiled ({type(error).__name__}: {error})"
+
+    def fail(_payload: Any, _lists: ListIndex) -> bool:
+        raise ValueError(reason)
+
+    return Filter(fail, cost=1, searches_lists=False)
+
+
 def matching_cost(events: Sequence[str], conditions: Filter | None) -> int:
     """The maximum number of steps to match a message against a subscription."""
     return 1 + len(events) + (conditions.cost if conditions is not None else 0)

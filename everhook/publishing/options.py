@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from everhook.errors import InvalidField
+from everhook.field_errors import PATTERN, words
 
 MAX_ATTRIBUTES = 50
 MAX_ATTRIBUTES_BYTES = 4 * 1024
@@ -21,23 +22,25 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def parse_attributes(given: Mapping[str, Any], field: str) -> dict[str, str]:
     """The metadata of a message. Raises InvalidField."""
     if len(given) > MAX_ATTRIBUTES:
-        raise InvalidField(field, f"takes at most {MAX_ATTRIBUTES} keys")
+        raise InvalidField(field, f"takes at most {MAX_ATTRIBUTES} keys", "too_long")
     names: dict[str, str] = {}
     for name, value in given.items():
         if not _NAME.fullmatch(name):
             raise InvalidField(
-                field, f"{name[:80]!r} is not a key: 1 to 64 letters, digits, _ and -; begins with no sign"
+                field, f"{name[:80]!r} is not a key: 1 to 64 letters, digits, _ and -; begins with no sign", PATTERN
             )
         if (other := names.setdefault(name.lower(), name)) != name:
             raise InvalidField(field, f"{other} and {name} differ in case alone, and would be one header")
-        if not isinstance(value, str) or _CONTROL.search(value):
-            raise InvalidField(f"{field}.{name}", "takes a text without control characters")
+        if not isinstance(value, str):
+            raise InvalidField(f"{field}.{name}", words("string_type"), "string_type")
+        if _CONTROL.search(value):
+            raise InvalidField(f"{field}.{name}", "takes a text without control characters", PATTERN)
     try:
         size = len(json.dumps(given, ensure_ascii=False).encode())
     except UnicodeEncodeError as error:
         raise InvalidField(field, "has a text that UTF-8 cannot hold") from error
     if size > MAX_ATTRIBUTES_BYTES:
-        raise InvalidField(field, f"has {size} bytes as JSON; at most {MAX_ATTRIBUTES_BYTES} are accepted")
+        raise InvalidField(field, f"has {size} bytes as JSON; at most {MAX_ATTRIBUTES_BYTES} are accepted", "too_large")
     return dict(given)
 
 
@@ -52,7 +55,8 @@ def delivery_time(
     if delay_seconds is not None:
         field = f"{at}delaySeconds"
         if not 0 <= delay_seconds <= MAX_AHEAD.total_seconds():  # also false for a NaN
-            raise InvalidField(field, f"takes 0 to {int(MAX_AHEAD.total_seconds())} seconds, which is 30 days")
+            code = "greater_than_equal" if delay_seconds < 0 else "less_than_equal"
+            raise InvalidField(field, f"takes 0 to {int(MAX_AHEAD.total_seconds())} seconds, which is 30 days", code)
         wanted = moment + timedelta(seconds=delay_seconds)
     else:
         assert deliver_at is not None

@@ -10,19 +10,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, bindparam, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
 from everhook.contracts import DeliveryMode
 from everhook.delivery.limits import queue_limit
-from everhook.delivery.policy import resolve
+from everhook.delivery.policy import is_readable, resolve
 from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import compiled
-from everhook.publishing.matching import compile_filter
+from everhook.publishing.matching import stored_filter
 from everhook.publishing.routing import Route, Routes
 from everhook.storage.statements import table_of
 from everhook.storage.tables import Channel, Endpoint, Subscription, Tenant
+
+log = structlog.get_logger()
 
 
 class RouteCache:
@@ -126,6 +129,13 @@ async def _bump(session: AsyncSession, chosen: ColumnElement[bool], *, at_once: 
     return changed.first() is not None
 
 
+def _noted(row: Any) -> Route:
+    """The same; a policy that cannot be read is logged."""
+    if not is_readable(row.endpoint_policy) or not is_readable(row.channel_policy):
+        log.error("a stored policy cannot be read; deliveries do without it", endpoint_gid=row.endpoint_gid)
+    return _route(row)
+
+
 async def _load(connection: AsyncConnection, channel: str) -> Routes:
     rows = await connection.execute(
         select(
@@ -150,7 +160,7 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     )
     gates, validation = settings.one_or_none() or ((), ValidationMode.OFF)
     routes = (
-        replace(_route(row), subscription_gid=row.gid, events=tuple(row.events), filter=compile_filter(row.filter))
+        replace(_noted(row), subscription_gid=row.gid, events=tuple(row.events), filter=stored_filter(row.filter))
         for row in rows
     )
     return Routes.of(routes, compiled(gates or ()), validation)

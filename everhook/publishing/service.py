@@ -32,6 +32,7 @@ from everhook.errors import (
     Quota,
     ReservedChannel,
 )
+from everhook.field_errors import MISSING, PATTERN
 from everhook.ids import Kind, is_gid, new_gid
 from everhook.inbox.tasks import parse_spec
 from everhook.notifications.events import is_reserved
@@ -307,7 +308,7 @@ class MessageService:
         for index, (channel, _) in enumerate(new):
             _require_open(channel, f"messages[{index}].channel: ")
             if "\0" in channel:  # PostgreSQL takes no text with it
-                raise InvalidField(f"messages[{index}].channel", "has a NUL character (U+0000)")
+                raise InvalidField(f"messages[{index}].channel", "has a NUL character (U+0000)", PATTERN)
         self._backlog.refuse_if_full()
         gids = await self._counted(scope, actor, [message for _, message in new], quotas)
         with _traced(parent) as trace:
@@ -534,9 +535,9 @@ def _event_type(given: str | None, content: Any, field: str) -> str:
     if given is None and isinstance(content, dict) and isinstance(content.get("event"), str):
         given = content["event"]
     if given is None:
-        raise InvalidField(field, "is required where the payload has no text `event`")
+        raise InvalidField(field, "is required where the payload has no text `event`", MISSING)
     if not _EVENT_TYPE.fullmatch(given):
-        raise InvalidField(field, "takes letters, digits and . _ / : - (128 at most)")
+        raise InvalidField(field, "takes letters, digits and . _ / : - (128 at most)", PATTERN)
     return given
 
 
@@ -560,11 +561,11 @@ def _endpoint_gid(given: str | None, field: str) -> str | None:
 
 def _group_key(given: str | None, field: str) -> str | None:
     if given is not None and not _GROUP_KEY.fullmatch(given):
-        raise InvalidField(field, "takes 1 to 128 characters, none of them a control character")
+        raise InvalidField(field, "takes 1 to 128 characters, none of them a control character", PATTERN)
     return given
 
 
 def _key(given: str | None, field: str) -> str | None:
     if given is not None and not _KEY.fullmatch(given):
-        raise InvalidField(field, "takes 1 to 255 characters, none of them a control character")
+        raise InvalidField(field, "takes 1 to 255 characters, none of them a control character", PATTERN)
     return given

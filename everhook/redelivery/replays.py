@@ -90,7 +90,7 @@ class ReplayService:
     async def create(self, session: Session, actor: Actor, planned: PlannedReplay, reason: str) -> Batch:
         """Record a replay. Call `start` after the commit. Raises InvalidField and BulkOperationRunning."""
         if len(reason) > MAX_REASON:
-            raise InvalidField("reason", f"takes at most {MAX_REASON} characters")
+            raise InvalidField("reason", f"takes at most {MAX_REASON} characters", "string_too_long")
         selection = planned.selection
         in_all, of_tenant = await batches.running_for(await session.connection(), selection.tenant_gid)
         if in_all >= MAX_RUNNING or (selection.tenant_bound and of_tenant):

@@ -109,7 +109,7 @@ class RedeliveryService:
         TooManyDeliveries.
         """
         if len(reason) > MAX_REASON:
-            raise InvalidField("reason", f"takes at most {MAX_REASON} characters")
+            raise InvalidField("reason", f"takes at most {MAX_REASON} characters", "string_too_long")
         message = await store.lock_message(session, gid)
         if message is None or not _may_see(viewer, message):
             raise NotFound("message", gid)

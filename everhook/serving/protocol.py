@@ -15,7 +15,7 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from everhook.serving.limits import (
@@ -81,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._key: str | None = None
         self._is_admitted = False
         self._discards = False
+        self._served: RequestResponseCycle | None = None
         self._unparsed = 0
         """Bytes since the last complete element; they may all be in the parser's buffer."""
         self._head_bytes = 0
@@ -98,6 +99,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        served = self._served
+        if served is not None and not served.response_complete:
+            # uvicorn marks only the last request; this one would write to a closed transport, which is an error.
+            served.disconnected = True
+            served.message_event.set()
         self._bounded.is_busy(self)
         if self._is_admitted:
             self._bounded.release(self._key)
@@ -169,6 +175,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._become_idle()
         else:
             self._enter(Phase.RESPONSE)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for one. (uvicorn's method would start a timer for each wait.)"""

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from everhook.errors import DomainError
 from everhook.storage.engine import is_unavailable, once_more_if_outdated
 
 COLLECT_S = 0.25
@@ -78,7 +79,7 @@ class BatchExecutor(Generic[Item, Result]):
         try:
             results = await once_more_if_outdated(lambda: self._transact([item for item, _ in group]))
         except Exception as error:
-            if len(group) > 1 and isinstance(error, DBAPIError) and not is_unavailable(error):
+            if len(group) > 1 and isinstance(error, DBAPIError | DomainError) and not is_unavailable(error):
                 middle = len(group) // 2
                 await self._execute(group[:middle])
                 await self._execute(group[middle:])

@@ -73,22 +73,29 @@ async def test_every_request_is_refused_if_no_key_is_set(settings: Settings) -> 
 
 @ON_SHARED
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "methods"),
     [
-        ("GET", "/nothing", 404),
-        ("GET", "/v1/nothing", 404),
-        ("GET", "/v2/channels", 404),
-        ("PUT", "/v1/channels", 405),
-        ("DELETE", "/v1/messages/msg_1", 405),
-        ("POST", "/livez", 405),
+        ("GET", "/nothing", None),
+        ("GET", "/v1/nothing", None),
+        ("GET", "/v1", None),
+        ("GET", "/v2/channels", None),
+        ("PUT", "/v1/channels", "GET, POST"),
+        ("PUT", "/v1/endpoints/ep_1", "GET, PATCH, DELETE"),
+        ("DELETE", "/v1/messages/msg_1", "GET"),
+        ("POST", "/livez", "GET"),
     ],
 )
-async def test_unknown_routes_and_methods_are_problems_too(shared: Api, method: str, path: str, status: int) -> None:
+async def test_unknown_routes_and_methods_are_problems_too(
+    shared: Api, method: str, path: str, methods: str | None
+) -> None:
     response = await shared.http.request(method, path)
 
-    assert_problem(response, status)
-    if status == 405:
-        assert response.headers["allow"]
+    problem = assert_problem(response, 404 if methods is None else 405)
+    assert response.headers.get("allow") == methods
+    if methods is not None:
+        assert problem["detail"] == f"{path} has no {method}; it takes {methods.replace(', ', ' and ')}."
+    elif path.startswith("/v1"):
+        assert problem["detail"].startswith(f"There is no {path}; ")
 
 
 async def test_a_key_is_compared_as_a_whole_and_the_scheme_in_any_case(api: Api) -> None:

@@ -1,5 +1,6 @@
 """Lists: filters, and cursors that reach every row exactly once."""
 
+import json
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, new_gid
 from everhook.storage.tables import Delivery
-from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, accepted, assert_problem, ok
+from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, created, ok
 
 LISTS = ["endpoints", "subscriptions", "messages", "deliveries", "dead-letters"]
 
@@ -279,6 +280,8 @@ async def test_a_finished_delivery_has_no_due_attempt(api: Api, status: str) -> 
         ({"type": 'a" OR "a" = "a'}, "type"),
         ({"tenant": 'a" OR "a" = "a'}, "tenant"),
         ({"tenant": "nobody"}, "tenant"),
+        ({"channel": ["orders", "nope"]}, "channel"),
+        ({"endpointGid": f"ep_{UNKNOWN_SUFFIX}"}, "endpointGid"),
         ({"lastStatusCode": 99}, "lastStatusCode"),
         ({"lastStatusCode": [503, 99]}, "lastStatusCode[1]"),
         ({"deadLetterReason": ["rejected", "bad luck"]}, "deadLetterReason[1]"),
@@ -295,7 +298,7 @@ async def test_a_bad_selection_for_many_is_named(shared: Api, body: JSON, named:
 
 @pytest.mark.parametrize("operation", ["replay", "purge"])
 async def test_a_bulk_operation_that_matches_nothing_starts_no_batch(api: Api, operation: str) -> None:
-    body = accepted(await api.post(f"/v1/dead-letters/{operation}", {}))
+    body = ok(await api.post(f"/v1/dead-letters/{operation}", {}))
 
     assert body == {"matched": 0, "skipped": 0, "batchGid": None}
 
@@ -337,7 +340,17 @@ async def test_a_dead_letter_of_a_deleted_endpoint_is_not_replayed(api: Api) -> 
     problem = assert_problem(await api.post(f"/v1/dead-letters/{gid}/replay"), 409)
     assert endpoint in problem["detail"] and problem["type"] == "/problems/endpoint-deleted"
     assert_problem(await api.post("/v1/dead-letters/replay", {"endpointGid": endpoint}), 409)
-    assert accepted(await api.post("/v1/dead-letters/purge", {"endpointGid": endpoint, "dryRun": True}))["matched"] == 1
+    assert ok(await api.post("/v1/dead-letters/purge", {"endpointGid": endpoint, "dryRun": True}))["matched"] == 1
+
+
+async def test_dead_letters_of_a_deleted_channel_are_found_by_its_name(api: Api) -> None:
+    await api.channel()
+    gid = created(await api.post("/v1/endpoints", {"mode": "poll", "channel": "orders"}))["subscriptionGid"]
+    await kill(api, (await api.publish())["deliveries"][0]["deliveryGid"])
+    assert (await api.delete(f"/v1/subscriptions/{gid}")).status_code == 204
+    assert (await api.delete("/v1/channels/orders")).status_code == 204
+
+    assert ok(await api.post("/v1/dead-letters/purge", {"channel": "orders", "dryRun": True}))["matched"] == 1
 
 
 async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(api: Api) -> None:
@@ -348,7 +361,7 @@ async def test_a_bulk_replay_leaves_the_dead_letters_of_deleted_endpoints_alone(
     assert (await api.delete(f"/v1/endpoints/{gone}")).status_code == 204
 
     async def counted(operation: str, **selection: Any) -> tuple[int, int]:
-        body = accepted(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
+        body = ok(await api.post(f"/v1/dead-letters/{operation}", {**selection, "dryRun": True}))
         return body["matched"], body["skipped"]
 
     assert await counted("replay") == (1, 1)
@@ -390,7 +403,7 @@ async def test_several_values_of_a_filter_mean_any_of_them(api: Api) -> None:
     ]:
         assert await found(path, **params) == {"a", "b"}, (path, params)
         if path == "dead-letters":
-            body = accepted(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
+            body = ok(await api.post("/v1/dead-letters/replay", {**params, "dryRun": True}))
             assert body["matched"] == 2, params
     assert await found("deliveries", status=["parked", "retrying"]) == set()
     actions = {entry["action"] for entry in await api.walk("/v1/audit", action=["channel.created", "endpoint.created"])}
@@ -428,3 +441,28 @@ async def test_a_reason_of_a_newer_version_is_shown_as_it_is(api: Api) -> None:
 
     assert listed["deadLetterReason"] == shown["deadLetterReason"] == "of_a_newer_version"
     assert_problem(await api.get("/v1/dead-letters", deadLetterReason="of_a_newer_version"), 422, "deadLetterReason")
+
+
+async def test_rows_that_are_refused_today_are_shown_as_they_are_stored(api: Api) -> None:
+    await api.channel()
+    stored: dict[str, JSON] = {
+        "options": {"leaseSeconds": 1, "handler": {"kind": "fax"}, "new": True},
+        "circuit": {"failureThreshold": 0, "new": 1},
+        "policy": {"delaysSeconds": [-1]},
+        "alerts": {"overMinutes": 0},
+        "auth": {"type": "magic", "token": None},
+    }
+    gid = created(await api.post("/v1/endpoints", {"mode": "poll"}))["endpointGid"]
+    changes = ", ".join(f"{name} = :{name}" for name in stored)
+    await api.change_rows(f"UPDATE endpoint SET {changes}", **{name: json.dumps(each) for name, each in stored.items()})
+    gates = [{"inbox": "", "filter": {"a": {"$new": 1}}, "new": 1}]
+    await api.change_rows("UPDATE channel SET gates = :gates, circuit = '{\"x\": 1}'", gates=json.dumps(gates))
+
+    one = ok(await api.get(f"/v1/endpoints/{gid}"))
+    assert one["options"] == {"maxInFlight": 1_000, **stored.pop("options")}
+    assert one["circuit"]["settings"] == stored.pop("circuit")
+    assert stored.items() <= one.items()
+    assert ok(await api.get("/v1/endpoints"))["data"] == [one]
+    channel = ok(await api.get("/v1/channels/orders"))
+    assert (channel["gates"], channel["circuit"]) == (gates, {"x": 1})
+    assert channel in ok(await api.get("/v1/channels"))["data"]

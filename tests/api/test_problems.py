@@ -8,7 +8,7 @@ import pytest
 
 from api import problem_types
 from api.problem_types import ProblemType
-from everhook import errors
+from everhook import errors, field_errors
 from everhook.errors import DomainError
 from testing.api import JSON, ON_SHARED, Api, assert_problem, ok
 
@@ -26,6 +26,11 @@ def domain_errors() -> list[type[DomainError]]:
 def test_the_docs_list_every_type_as_the_table_has_it() -> None:
     listed = [match.group("slug", "status", "meaning", "action") for match in ROW.finditer(DOCS.read_text())]
     assert listed == [(kind.slug, str(kind.status.value), kind.meaning, kind.action) for kind in problem_types.ALL]
+
+
+def test_the_docs_list_every_code_as_the_table_has_it() -> None:
+    table = DOCS.read_text().partition("## Codes")[2]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == dict(field_errors.MEANINGS)
 
 
 def test_every_domain_error_has_a_type() -> None:

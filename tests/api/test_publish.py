@@ -1,12 +1,16 @@
 """Publishing, with Temporal stopped: what is accepted, what is stored, and which publishes are duplicates."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from everhook.observability.metrics import REGISTRY
-from testing.api import JSON, Api, accepted, assert_problem, ok
+from testing.api import JSON, Api, accepted, assert_problem, created, ok
 
 PAYLOADS = [
     b'{ "b":1,\n\t"a" : [1, 2 ]}',
@@ -218,6 +222,57 @@ async def test_an_unknown_channel_is_not_found(api: Api) -> None:
     assert "ordres" in problem["detail"]
     assert_problem(await api.try_publish({"type": "a", "payload": 1}, "a%20b"), 422, "name")
     assert await api.count("message") == 0
+
+
+@pytest.mark.parametrize("conditions", [{"a": {"$new": 1}}, {"a": {"$prefix": 1}}, {"$any": 1}, {"a": {"$in": 1}}])
+async def test_a_filter_that_cannot_be_evaluated_refuses_the_messages_that_depend_on_it(
+    api: Api, conditions: JSON
+) -> None:
+    await api.channel()
+    bad = await api.endpoint(channel="orders", events=["order.*"], tenant="acme")
+    await api.endpoint(channel="orders", tenant="other")
+    await change(api, "subscription", "filter", conditions, "endpoint_gid = :gid", gid=bad["endpointGid"])
+
+    async def publish(**body: Any) -> httpx.Response:
+        return await api.try_publish({"type": "order.created", "payload": {"a": "b"}, **body})
+
+    with capture_logs() as logs:
+        refused, other_tenant, other_type = await asyncio.gather(
+            publish(), publish(tenant="other"), publish(type="invoice.paid")
+        )
+    assert assert_problem(refused, 503)["type"] == "/problems/unavailable"
+    assert [len(accepted(each)["deliveries"]) for each in (other_tenant, other_type)] == [1, 1]
+    assert bad["endpointGid"] in [line.get("endpoint_gid") for line in logs]
+    assert await api.count("message") == 2
+
+
+async def test_a_gate_that_cannot_be_evaluated_refuses_its_messages(api: Api) -> None:
+    await api.channel()
+    inbox = created(await api.post("/v1/endpoints", {"mode": "inbox", "options": {"name": "Managers"}}))
+    for steps, status in (([{"inbox": inbox["endpointGid"], "filter": {"a": {"$new": 1}}}], 503), ([{}], 422)):
+        await change(api, "channel", "gates", steps, "name = 'orders'")
+        assert_problem(await api.try_publish({"type": "a", "payload": {}}), status)
+        accepted(await api.try_publish({"type": "a", "payload": {}, "gates": []}))
+
+
+@pytest.mark.parametrize(
+    "policy", [{"preset": "new"}, {"timeoutSeconds": "1"}, {"jitter": "x"}, {"exponential": {}}, [1]]
+)
+async def test_deliveries_do_without_a_policy_that_cannot_be_read(api: Api, policy: Any) -> None:
+    await api.channel(policy={"preset": "brisk"})
+    gid = (await api.endpoint(channel="orders"))["endpointGid"]
+    await change(api, "endpoint", "policy", policy, "gid = :gid", gid=gid)
+    with capture_logs() as logs:
+        [delivery] = (await api.publish({}))["deliveries"]
+    assert gid in [line.get("endpoint_gid") for line in logs]
+    [shown] = ok(await api.get(f"/v1/deliveries/{delivery['deliveryGid']}"))["rounds"]
+    assert shown["policy"]["delaysSeconds"] == [1, 5, 15, 30, 60]
+
+
+async def change(api: Api, table: str, column: str, value: Any, where: str, **names: Any) -> None:
+    """Store what no request can set, as another version may have done."""
+    await api.change_rows(f"UPDATE {table} SET {column} = :value WHERE {where}", value=json.dumps(value), **names)
+    await api.change_rows("UPDATE channel SET routes_version = routes_version + 1")
 
 
 async def test_test_messages_are_counted_as_accepted_and_repetitions_are_not(api: Api) -> None:

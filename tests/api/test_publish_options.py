@@ -59,8 +59,8 @@ async def test_consumers_get_metadata(api: Api) -> None:
         ({"x" * 65: "x"}, "metadata", "is not a key"),
         ({"Region": "x", "region": "x"}, "metadata", "differ in case alone"),
         ({"a": "x\r\ny"}, "metadata.a", "control"),
-        ({"a": "x", "b": 1}, "metadata.b", "text"),
-        ({"a": None}, "metadata.a", "text"),
+        ({"a": "x", "b": 1}, "metadata.b", "string"),
+        ({"a": None}, "metadata.a", "string"),
     ],
 )
 async def test_metadata_that_cannot_be_sent_is_refused(api: Api, metadata: JSON, field: str, says: str) -> None:

@@ -18,6 +18,7 @@ from api.endpoints import schemas as endpoint_schemas
 from api.endpoints.schemas import SecretRotation
 from api.subscriptions import schemas as subscription_schemas
 from api.tenants import schemas as tenants
+from everhook.field_errors import MEANINGS
 from everhook.storage import tables  # noqa: F401 - the models
 from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok, openapi_document
 from tests.api.walking import operations
@@ -102,6 +103,128 @@ def test_the_walk_over_types_covers_every_type() -> None:
 )
 async def test_a_wrong_type_is_named(shared: Api, path: str, body: JSON, named: str) -> None:
     assert_problem(await shared.post(path, body), 422, named)
+
+
+MESSAGES, ACKS = "/v1/channels/orders/messages", f"/v1/endpoints/ep_{UNKNOWN_SUFFIX}/acks"
+ENDPOINT, URL = f"/v1/endpoints/ep_{UNKNOWN_SUFFIX}", {"url": "https://example.com/"}
+UNKNOWN, NO_PARAMETER = "is not a known field", "is not a parameter of this call"
+ELSEWHERE = "cannot be changed by this call"
+NO_TIME = "is not a time such as 2026-01-31T12:00:00Z"
+
+MISTAKES: dict[tuple[str, str], list[tuple[str, Any, str]]] = {
+    ("extra_forbidden", UNKNOWN): [
+        ("POST /v1/endpoints", {**URL, "x": 1}, "x"),
+        (f"POST {MESSAGES}", {"payload": 1, "x": 1}, "x"),
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean type?"): [
+        (f"POST {MESSAGES}", {"payload": 1, "typ": 1}, "typ"),
+        (f"POST {MESSAGES}", {"payload": 1, "eventType": 1}, "eventType"),
+        (f"POST {MESSAGES}", {"payload": 1, "event_type": 1}, "event_type"),
+        (f"POST {MESSAGES}/batch", {"messages": [{"eventType": "a", "payload": 1}]}, "messages[0].eventType"),
+        ("POST /v1/dead-letters/replay", {"eventType": "a"}, "eventType"),
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean delaySeconds?"): [
+        (f"POST {MESSAGES}", {"payload": 1, "delay_seconds": 1}, "delay_seconds"),
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean lease?"): [
+        (f"POST {ACKS}", {"acks": [{"leas": "a"}]}, "acks[0].leas")
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean channel?"): [
+        ("POST /v1/endpoints", {**URL, "chanel": "a"}, "chanel")
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean events?"): [
+        ("POST /v1/endpoints", {**URL, "filterTypes": []}, "filterTypes"),
+        ("POST /v1/subscriptions", {"endpointGid": "a", "channel": "a", "filterTypes": []}, "filterTypes"),
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean jitter?"): [
+        ("POST /v1/endpoints", {**URL, "policy": {"jiter": 1}}, "policy.jiter"),
+    ],
+    ("extra_forbidden", f"{UNKNOWN}; did you mean task?"): [
+        ("POST /v1/channels", {"name": "a", "gates": [{"inbox": "a", "tsk": 1}]}, "gates[0].tsk"),
+    ],
+    ("extra_forbidden", f"{NO_PARAMETER}; did you mean status?"): [("GET /v1/deliveries?stauts=a", None, "stauts")],
+    ("extra_forbidden", f"{NO_PARAMETER}; did you mean type?"): [("GET /v1/messages?event_type=a", None, "event_type")],
+    ("missing", "is required"): [
+        ("POST /v1/channels", {}, "name"),
+        (f"POST {MESSAGES}", {"type": "a"}, "payload"),
+        (f"POST {MESSAGES}/batch", {}, "messages"),
+        (f"POST {ACKS}", {"acks": [{}]}, "acks[0].lease"),
+    ],
+    ("missing", "is required where the payload has no text `event`"): [(f"POST {MESSAGES}", {"payload": 1}, "type")],
+    ("string_type", "must be a string"): [
+        ("POST /v1/channels", {"name": 1}, "name"),
+        (f"POST {MESSAGES}", {"payload": 1, "type": 1}, "type"),
+    ],
+    ("float_type", "must be a number"): [
+        ("POST /v1/endpoints", {**URL, "rateLimit": "1"}, "rateLimit"),
+        (f"POST {MESSAGES}", {"payload": 1, "type": "a", "delaySeconds": "1"}, "delaySeconds"),
+    ],
+    ("int_type", "must be a whole number"): [
+        ("POST /v1/endpoints", {**URL, "maxInFlight": 1.5}, "maxInFlight"),
+        (f"POST {ACKS}", {"extends": [{"lease": "a", "seconds": 1.5}]}, "extends[0].seconds"),
+    ],
+    ("int_type", "must be a whole number, in digits"): [("GET /v1/messages?limit=x", None, "limit")],
+    ("bool_type", "must be true or false"): [
+        ("POST /v1/endpoints", {**URL, "paused": 1}, "paused"),
+        (f"POST {MESSAGES}", {"payload": 1, "retry": 1}, "retry"),
+    ],
+    ("list_type", "must be a list"): [
+        ("POST /v1/endpoints", {**URL, "events": "a"}, "events"),
+        (f"POST {MESSAGES}/batch", {"messages": 1}, "messages"),
+    ],
+    ("dict_type", "must be an object"): [
+        ("POST /v1/channels", {"name": "a", "policy": 1}, "policy"),
+        ("POST /v1/channels", [], "body"),
+        (f"POST {MESSAGES}", {"payload": 1, "task": 1}, "task"),
+        (f"POST {MESSAGES}", [], "body"),
+    ],
+    ("greater_than_equal", "must be 1 or above"): [
+        ("POST /v1/endpoints", {**URL, "maxInFlight": 0}, "maxInFlight"),
+        ("GET /v1/messages?limit=0", None, "limit"),
+    ],
+    ("greater_than_equal", "takes 0 to 2592000 seconds, which is 30 days"): [
+        (f"POST {MESSAGES}", {"payload": 1, "type": "a", "delaySeconds": -1}, "delaySeconds"),
+    ],
+    ("greater_than_equal", "takes 5 to 43200"): [
+        (f"POST {ACKS}", {"extends": [{"lease": "a", "seconds": 1}]}, "extends[0].seconds"),
+    ],
+    ("string_too_long", "has too many characters; the maximum is 1000"): [
+        ("POST /v1/endpoints", {**URL, "description": "a" * 1_001}, "description"),
+    ],
+    ("enum", "must be 'http', 'stream', 'poll', 'inbox' or 'internal'"): [
+        ("POST /v1/endpoints", {**URL, "mode": "push"}, "mode"),
+    ],
+    ("invalid", NO_TIME): [
+        (f"POST {MESSAGES}", {"payload": 1, "type": "a", "deliverAt": "soon"}, "deliverAt"),
+        (f"POST {MESSAGES}", {"payload": 1, "type": "a", "deliverAt": 5}, "deliverAt"),
+        ("POST /v1/api-keys", {"name": "a", "expiresAt": 5}, "expiresAt"),
+    ],
+    ("read_only", "cannot be changed"): [
+        (f"PATCH {ENDPOINT}", {"createdAt": "x"}, "createdAt"),
+        (f"PATCH {ENDPOINT}", {"circuit": {"state": "open"}}, "circuit.state"),
+        ("PATCH /v1/channels/orders", {"name": "x"}, "name"),
+        ("PATCH /v1/event-types/a", {"name": "x"}, "name"),
+        ("PATCH /v1/subscriptions/sub_1", {"channel": "x"}, "channel"),
+        ("PATCH /v1/tenants/ten_1", {"tenantGid": "x"}, "tenantGid"),
+    ],
+    ("read_only", "cannot be changed; create another endpoint"): [(f"PATCH {ENDPOINT}", {"mode": "stream"}, "mode")],
+    ("read_only", f"{ELSEWHERE}; use POST /v1/endpoints/{{gid}}/pause and …/resume"): [
+        (f"PATCH {ENDPOINT}", {"paused": True}, "paused"),
+    ],
+}
+
+
+@ON_SHARED
+@pytest.mark.parametrize(("error", "calls"), MISTAKES.items(), ids=str)
+async def test_the_same_mistake_has_the_same_code_and_words_in_every_call(
+    shared: Api, error: tuple[str, str], calls: list[tuple[str, Any, str]]
+) -> None:
+    code, message = error
+    assert code in MEANINGS
+    for call, body, field in calls:
+        response = await shared.http.request(*call.split(" "), json=body)
+        expected = [{"field": field, "code": code, "message": message}]
+        assert assert_problem(response, 422, field)["errors"] == expected, call
 
 
 @pytest.mark.parametrize("name", [name for name, parameters in QUERIES.items() if parameters])

@@ -51,11 +51,15 @@ async def test_allowed_urls_pass(monkeypatch: pytest.MonkeyPatch, environment: d
         (INNER, "https://[64:ff9b::a14:1e28]/", "NAT64"),
         (INNER, "http://10.20.30.40:8080/", "must use https, not plain http"),
         (INNER, "https://169.254.169.254/", "cloud metadata"),
-        ({**INNER, HTTP: "true"}, "http://93.184.215.14:8080/", "must use https: plain http is only allowed inside"),
+        (
+            {**INNER, HTTP: "true"},
+            "http://93.184.215.14:8080/",
+            "must use https. Plain http is only for networks that the operator has allowed",
+        ),
         (
             {**INNER, HTTP: "true"},
             "http://10.20.30.40/",
-            "networks that the operator has named, on port 443, 8443 or one above 1023",
+            "that the operator has allowed. The port must be 443, 8443 or one above 1023",
         ),
         ({PORTS: "443, 9000"}, f"{PUBLIC}:8443/", "has port 8443, which is not allowed; use 443 or 9000"),
         ({HTTP: "true"}, "http://127.0.0.1:8080/", "loopback"),

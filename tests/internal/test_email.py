@@ -1,9 +1,11 @@
 """Mails by a real SMTP server: what arrives, what is refused, and what a payload cannot put into a header."""
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.stores.factories import Store
 
 ANN, BO = "ann@acme.example", "bo@acme.example"
 PASSWORD = "p@ss:w/rd"
+REFUSED_LOGIN = "the SMTP server does not take EVERHOOK_SMTP_URL"
 ORDER = {"order": {"id": 1042, "name": "Größe"}, "assignees": [ANN, "group:finance", BO, "nobody@", 3]}
 
 
@@ -303,6 +306,34 @@ async def test_a_server_that_needs_a_password_gets_it_and_a_wrong_one_is_our_fau
                 assert "EVERHOOK_SMTP_URL" in (attempt.error_detail or "")
     assert "wrong" not in str(logs) and PASSWORD not in str(logs)
     assert len(mails.mails) == 1
+
+
+@pytest.mark.parametrize(
+    ("response", "error", "detail"),
+    [
+        (b"535 5.7.8 refused: %b", FailureCode.UNSENDABLE, f"{REFUSED_LOGIN}: 535 5.7.8"),
+        (b"500 %b", FailureCode.UNSENDABLE, f"{REFUSED_LOGIN}: 500"),
+        (b"454 4.7.0 later: %b", FailureCode.MAIL_DEFERRED, "454 4.7.0"),
+        (b"421 %b", FailureCode.MAIL_DEFERRED, "421"),
+        (b"%b", FailureCode.PROTOCOL, "-1"),
+    ],
+)
+async def test_a_server_that_repeats_the_login_does_not_reveal_it(
+    store: Store, receiver: Receiver, egress: EgressClient, response: bytes, error: FailureCode, detail: str
+) -> None:
+    line = base64.b64encode(f"\0everhook\0{PASSWORD}".encode())
+    responses = {"ehlo": b"250-mail.test\r\n250 AUTH PLAIN\r\n", "auth": response % line + b"\r\n"}
+    async with SmtpServer() as mails, responding(**responses) as server:
+        mailer = Mailer(replace(server, user="everhook", password=SecretStr(PASSWORD)), SENDER)
+        office = made_office(store, receiver, egress, mails, mailer)
+        with capture_logs() as logs:
+            attempt = await office.handled(await office.endpoint(kind="email", to=[ANN]), ORDER)
+    assert (attempt.verdict, attempt.error, attempt.error_detail) == (
+        Verdict.RETRY,
+        error,
+        f"{detail} in response to AUTH",
+    )
+    assert line.decode() not in f"{logs}{attempt.response_body!r}"
 
 
 async def test_starttls_is_required_once_it_is_set(

@@ -10,6 +10,8 @@ import httpx
 import pytest_asyncio
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from api.dashboard import MAX_PUBLIC_FORM, PUBLIC_FORMS
 from api.main import body_limits
@@ -90,6 +92,27 @@ async def test_no_route_reads_more_of_a_body_than_its_limit(api: Api) -> None:
                 body = Endless()
                 await http.request(method, filled(path), content=body, headers=headers)
                 assert body.read <= limit + len(PIECE), f"{method} {path}"
+
+
+@ON_SHARED
+async def test_a_client_that_leaves_before_its_body_ends_causes_no_error(api: Api) -> None:
+    async def left(scope: Scope, receive: Receive, send: Send) -> None:
+        async def disconnect() -> Message:
+            return {"type": "http.disconnect"}
+
+        await api.app(scope, disconnect, send)
+
+    async with browsing(api) as visitor:
+        await visitor.sign_in()
+        with capture_logs() as logs:
+            for method, path, _ in changing_routes(api.app):
+                http = api.http if path.startswith("/v1") else visitor.http
+                headers = httpx.Headers({**http.headers, "idempotency-key": path, "content-type": "application/json"})
+                async with httpx.AsyncClient(
+                    transport=httpx.ASGITransport(left), base_url="http://everhook.test", cookies=http.cookies
+                ) as leaving:
+                    await leaving.request(method, filled(path), headers=headers)
+    assert [line for line in logs if line["event"] == "unhandled error"] == []
 
 
 @ON_SHARED

@@ -299,6 +299,20 @@ def _assert_requests(server: Server, count: int) -> None:
     assert len(server.app.requests) == count
 
 
+async def test_a_request_before_others_notices_that_its_client_has_left(server: Server) -> None:
+    client = await server.connect()
+    await client.send(b"GET /waits HTTP/1.1\r\nhost: test\r\n\r\n" + GET)
+    await assert_eventually(lambda: _assert_requests(server, 1))
+    await client.closed()
+
+    await assert_eventually(lambda: _assert_disconnected(server))
+    _assert_requests(server, 1)
+
+
+def _assert_disconnected(server: Server) -> None:
+    assert server.app.disconnects == 1
+
+
 async def test_an_invalid_request_does_not_affect_the_one_before_it(server: Server) -> None:
     client = await server.connect()
     await client.send(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n" + b"\x00\x01\x02\r\n\r\n")

@@ -81,16 +81,18 @@ class Client:
 
 @dataclass
 class App:
-    """Records the requests that reach it. `/slow` waits, `/early` reads nothing, `/large` has a large response."""
+    """Records the requests that reach it. `/slow` waits, `/waits` does so until its client leaves, `/early` reads
+    nothing, `/large` has a large response."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
     body_bytes: int = 0
+    disconnects: int = 0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def reset(self) -> None:
         """Forget what it received. `/slow` waits again."""
         self.requests.clear()
-        self.body_bytes = 0
+        self.body_bytes = self.disconnects = 0
         self.go_on.clear()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -100,19 +102,20 @@ class App:
         if scope["path"] == "/slow":
             await self.go_on.wait()
         if scope["path"] != "/early":
-            await self._read(receive)
+            await self._read(receive, scope["path"] == "/waits")
         body = b"x" * 50_000_000 if scope["path"] == "/large" else b"ok"
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _read(self, receive: Any) -> None:
+    async def _read(self, receive: Any, until_left: bool) -> None:
         while True:
             message = await receive()
             if message["type"] != "http.request":
+                self.disconnects += 1
                 return
             self.body_bytes += len(message["body"])
-            if not message["more_body"]:
+            if not message["more_body"] and not until_left:
                 return
 
 

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
+from structlog.testing import capture_logs
 
 from everhook.circuit.machine import CircuitState
 from everhook.contracts import DeliveryStatus
@@ -100,6 +101,42 @@ async def test_a_state_is_written_only_over_the_one_that_it_follows_from(store: 
         for expected in (True, False) if state.level is Level.DEGRADED else (False,):
             async with store.database.writing() as session:
                 assert await endpoint_alerts_store._replace(session, subject, state, NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("endpoint_alerts", "raised", '{"success_rate": {}}'),
+        ("endpoint_alerts", "raised", "[]"),
+        ("endpoint_alerts", "level", "splendid"),
+        ("endpoint", "alerts", '{"overMinutes": "ten"}'),
+        ("endpoint", "alerts", '{"overMinutes": 1e300}'),
+        ("endpoint", "alerts", '["latencyAboveMs"]'),
+    ],
+)
+async def test_a_row_that_cannot_be_read_stops_the_alerts_of_its_endpoint_alone(
+    store: Store, table: str, column: str, value: str
+) -> None:
+    ends = [await store.endpoint() for _ in range(3)]
+    for end in ends:
+        await minute(store, end, delivered=80, retried=20)
+    bad = ends[1].gid
+    async with store.database.writing() as session:
+        session.add(EndpointAlerts(endpoint_gid=bad, tenant_gid=ends[1].tenant_gid, level=Level.DEGRADED, raised={}))
+    async with store.database.write_connection() as connection:
+        where = "gid" if table == "endpoint" else "endpoint_gid"
+        await connection.execute(
+            text(f"UPDATE {table} SET {column} = :value WHERE {where} = :gid"), {"value": value, "gid": bad}
+        )
+    evaluator = EndpointAlertEvaluator(store.database, LIMITS)
+    with capture_logs() as logs:
+        assert await evaluator.evaluate(NOW) == 4
+        assert await evaluator.evaluate(NOW) == 0
+    assert {gid for _, gid, _ in await recorded_events(store)} == {ends[0].gid, ends[2].gid}
+    assert [line["endpoint_gid"] for line in logs if line["log_level"] == "error"] == [bad]
+    assert [line["endpoint_gid"] for line in logs if line["log_level"] == "warning"] == [ends[0].gid, ends[2].gid]
+    async with store.database.reading() as session:
+        assert (await raised_alerts(session, [end.gid for end in ends])).keys() == {ends[0].gid, ends[2].gid}
 
 
 async def test_limits_of_the_tenant_and_of_the_endpoint_override_the_defaults(store: Store) -> None:
