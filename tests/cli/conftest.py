@@ -95,10 +95,16 @@ async def live(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
             )
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU readline, which pytest imports, sets `COLUMNS` in some processes of a run."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty directory and an environment without settings."""
-    for name in ("EVERHOOK_URL", "EVERHOOK_API_KEY", "EVERHOOK_PROFILE", "COLUMNS", "WEBHOOK_SECRET"):
+    for name in ("EVERHOOK_URL", "EVERHOOK_API_KEY", "EVERHOOK_PROFILE", "WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
