@@ -24,16 +24,20 @@ class ErasureActivities:
 
     @activity.defn(name="end_tenant_workflows")
     async def end_workflows(self, erasure: TenantErasure) -> None:
-        """End the workflows of a tenant's open deliveries and of its endpoints.
+        """End the workflows of a tenant's open deliveries, of those of its operational events to operators, and of its
+        endpoints.
 
         The tenant is shut once more before, because something may have been accepted while it was being shut.
         """
         async with self._database.writing() as session:
             await tenant_erasure.shut(session, erasure.tenant_gid)
-        bulk = Bulk(self._database, activity.heartbeat)
-        async for gids in bulk.pages(tenant_erasure.open_deliveries_of(erasure.tenant_gid)):
+        bulk, tenant_gid = Bulk(self._database, activity.heartbeat), erasure.tenant_gid
+        async for gids in bulk.pages(tenant_erasure.open_ones(tenant_erasure.deliveries_of(tenant_gid))):
             await self._terminate(map(delivery_workflow_id, gids))
-        async for gids in bulk.pages(tenant_erasure.endpoints_of(erasure.tenant_gid)):
+        async for messages in bulk.pages(tenant_erasure.messages_of(tenant_gid)):
+            to_others = tenant_erasure.open_ones(tenant_erasure.deliveries_to_others(messages, tenant_gid))
+            await self._terminate(map(delivery_workflow_id, await bulk.find(to_others)))
+        async for gids in bulk.pages(tenant_erasure.endpoints_of(tenant_gid)):
             await self._terminate(map(endpoint_workflow_id, gids))
 
     @activity.defn(name="remove_tenant")

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, delete, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import Delete, Update
 from sqlmodel import SQLModel
 
@@ -13,6 +14,7 @@ from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 
 Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 ROWS = 1_000
 """Rows changed in one transaction, not counting rows that depend on them."""
@@ -55,13 +57,23 @@ class Bulk:
 
     async def change(self, *statements: Update | Delete) -> int:
         """Execute statements in one transaction. Returns how many rows the last one changed."""
-        started, changed = time.monotonic(), 0
-        async with self.database.write_connection() as connection:
+
+        async def work(connection: AsyncConnection) -> int:
+            changed = 0
             for statement in statements:
                 changed = (await connection.execute(statement)).rowcount
+            return changed
+
+        return await self.transact(work)
+
+    async def transact(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """Do some work in one transaction."""
+        started = time.monotonic()
+        async with self.database.write_connection() as connection:
+            result = await work(connection)
         self.heartbeat()
         await asyncio.sleep(time.monotonic() - started)
-        return changed
+        return result
 
     async def delete(self, model: type[SQLModel], *where: ColumnElement[bool]) -> int:
         """Delete all rows of a table that meet the conditions. Returns how many."""

@@ -1,6 +1,7 @@
 """Upgrades the database to the schema of this version, with Alembic's migrations in `migrations/`."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def alembic_config(
     database_url: str, report: Callable[[str], None] | None = None, *, partition: bool | None = None
 ) -> Config:
     """Alembic's configuration, without an `alembic.ini`. `partition` as in `migrate`; None: no partition is changed."""
-    config = Config()
+    config = Config(stdout=sys.stdout)  # by default it is that of the moment when Alembic was imported
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["database_url"] = database_url
     config.attributes["report"] = report

@@ -54,7 +54,7 @@ _OF_ENDPOINTS: tuple[Any, ...] = (
     EndpointMinuteError, PastPolicy, GroupedDelivery, DeliveryGroup,
 )  # fmt: skip
 _OF_TENANTS: tuple[Any, ...] = (
-    Endpoint, ApiKey, OperationalEvent, AuditEntry, Batch, IdempotentResponse
+    Endpoint, ApiKey, AuditEntry, Batch, IdempotentResponse
 )  # fmt: skip
 """Each table before those that it refers to."""
 
@@ -109,8 +109,8 @@ def deliveries_of(tenant_gid: str) -> Select[str]:
     return select(col(Delivery.gid)).where(col(Delivery.tenant_gid) == tenant_gid)
 
 
-def open_deliveries_of(tenant_gid: str) -> Select[str]:
-    return deliveries_of(tenant_gid).where(col(Delivery.status).not_in(TERMINAL_STATUSES))
+def open_ones(deliveries: Select[str]) -> Select[str]:
+    return deliveries.where(col(Delivery.status).not_in(TERMINAL_STATUSES))
 
 
 def endpoints_of(tenant_gid: str) -> Select[str]:
@@ -121,10 +121,23 @@ def messages_of(tenant_gid: str) -> Select[str]:
     return select(col(Message.gid)).where(col(Message.tenant_gid) == tenant_gid)
 
 
-def sent_to_one_endpoint(delivery_gids: Sequence[str]) -> Select[str]:
-    """The messages of these deliveries that went to their endpoint alone."""
+def deliveries_to_others(message_gids: Sequence[str], tenant_gid: str) -> Select[str]:
+    """The deliveries of messages of a tenant to endpoints of other tenants: operators receive its operational
+    events."""
+    return select(col(Delivery.gid)).where(
+        col(Delivery.message_gid).in_(message_gids), col(Delivery.tenant_gid) != tenant_gid
+    )
+
+
+def sent_to_one_endpoint(delivery_gids: Sequence[str], tenant_gid: str) -> Select[str]:
+    """The messages of these deliveries that went to their endpoint alone, and were not sent to another tenant again."""
     its_messages = select(col(Delivery.message_gid)).where(col(Delivery.gid).in_(delivery_gids))
-    return select(col(Message.gid)).where(col(Message.gid).in_(its_messages), col(Message.endpoint_gid).is_not(None))
+    sent_to_others = select(col(Delivery.gid)).where(
+        col(Delivery.message_gid) == col(Message.gid), col(Delivery.tenant_gid) != tenant_gid
+    )
+    return select(col(Message.gid)).where(
+        col(Message.gid).in_(its_messages), col(Message.endpoint_gid).is_not(None), ~sent_to_others.exists()
+    )
 
 
 def scheduled_for_endpoints_of(tenant_gid: str) -> Select[str]:
@@ -141,6 +154,19 @@ def _delete_messages(gids: Sequence[str]) -> tuple[Delete, ...]:
         delete(ScheduledMessage).where(col(ScheduledMessage.message_gid).in_(gids)),
         delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
         delete(Message).where(col(Message.gid).in_(gids)),
+    )
+
+
+def _delete_deliveries(gids: Sequence[str]) -> tuple[Delete | Update, ...]:
+    return (
+        delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
+        delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
+        delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
+        delete(Task).where(col(Task.delivery_gid).in_(gids)),
+        *_end_gates(gids),
+        delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
+        delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
+        delete(Delivery).where(col(Delivery.gid).in_(gids)),
     )
 
 
@@ -167,23 +193,17 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
     Messages that went to all tenants stay, and so do audit entries that name no tenant, such as that of the erasure. A
-    message that went to one endpoint of the tenant alone is the tenant's, though its publisher named none.
+    message that went to one endpoint of the tenant alone is the tenant's, though its publisher named none. The tenant's
+    operational events are removed with their deliveries to operators.
     """
+    await bulk.delete(OperationalEvent, col(OperationalEvent.tenant_gid) == tenant_gid)  # none becomes a message now
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
-        alone = await bulk.find(sent_to_one_endpoint(gids))
-        await bulk.change(
-            *_delete_messages(alone),
-            delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
-            delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
-            delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
-            delete(Task).where(col(Task.delivery_gid).in_(gids)),
-            *_end_gates(gids),
-            delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
-            delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
-            delete(Delivery).where(col(Delivery.gid).in_(gids)),
-        )
+        alone = await bulk.find(sent_to_one_endpoint(gids, tenant_gid))
+        await bulk.change(*_delete_messages(alone), *_delete_deliveries(gids))
     for its_messages in (scheduled_for_endpoints_of(tenant_gid), messages_of(tenant_gid)):
         async for gids in bulk.pages(its_messages):
+            async for deliveries in bulk.batches(deliveries_to_others(gids, tenant_gid)):
+                await bulk.change(*_delete_deliveries(deliveries))
             await bulk.change(*_delete_messages(gids))
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

@@ -34,14 +34,17 @@ KEPT = 2_000
 
 DAY = timedelta(days=1)
 
+_OVER = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
+
 _KEPT_ROWS: Mapping[str, str] = {
     "attempt": "delivery_gid IN (SELECT gid FROM delivery WHERE message_gid = ANY(:kept))",
-    "delivery": "message_gid = ANY(:kept)",
+    "delivery": f"message_gid = ANY(:kept) OR status NOT IN ({_OVER})",
     "message": "gid IN (SELECT message_gid FROM delivery WHERE message_gid < :upper "
     "UNION ALL SELECT message_gid FROM scheduled_message WHERE message_gid < :upper)",
 }
 """What stays, in the order in which partitions are replaced: each condition reads tables that are replaced later, or,
-for messages, what was kept of their deliveries."""
+for messages, what was kept of their deliveries. Open deliveries stay, also those that a replay has opened since `kept`
+was computed: the conditions are evaluated under the locks."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ Expired data is found by keys alone, since ids sort by time, and through indexes
 deleted: the cost of a pass depends on what it deletes, and on expired messages that are still in progress.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 
 from sqlalchemy import ColumnElement, Select, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from everhook.contracts import TERMINAL_STATUSES, RetentionResult
@@ -22,6 +23,7 @@ from everhook.publishing.erasure_store import erase_responses, finish_erasures
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
 from everhook.storage.idempotency import LIFETIME as RESPONSES_KEPT
+from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import (
     ApiKey,
     Attempt,
@@ -38,6 +40,7 @@ from everhook.storage.tables import (
     Message,
     MessageKey,
     OperationalEvent,
+    PayloadErasure,
     ScheduledMessage,
     Task,
     TaskDecision,
@@ -134,6 +137,7 @@ async def remove_messages(bulk: Bulk, before: datetime, *, created: datetime | N
         removed += await bulk.change(
             delete(MessageKey).where(col(MessageKey.message_gid).in_(gids)),
             delete(Gate).where(col(Gate.message_gid).in_(gids)),
+            delete(PayloadErasure).where(col(PayloadErasure.message_gid).in_(gids)),
             delete(Message).where(col(Message.gid).in_(gids)),
         )
     return removed
@@ -169,14 +173,9 @@ async def erase_payloads(bulk: Bulk, channel: str, before: datetime) -> int:
     the responses to them."""
     erased = 0
     async for gids in _completed(bulk, with_payload(channel, before)):
-        await erase_responses(
-            bulk, gids
-        )  # first: if this is interrupted, messages that still have a payload are found again
-        erased += await bulk.change(
-            update(Message)
-            .where(col(Message.gid).in_(gids))
-            .values(payload=None, attributes=None, payload_erased_at=now(), validation_error=None)
-        )
+        await erase_responses(bulk, gids)
+        await bulk.change(delete(PayloadErasure).where(col(PayloadErasure.message_gid).in_(gids)))
+        erased += len(gids)
     return erased
 
 
@@ -232,18 +231,56 @@ async def _completed(
     bulk: Bulk, messages: Select[str], *, ended_before: datetime | None = None
 ) -> AsyncIterator[list[str]]:
     """Those of the messages whose deliveries are over, page by page; with `ended_before`, only if all ended before it.
-    A scheduled message waits for its deliveries.
-
-    A delivery that is over stays so, and no message gets more deliveries, so the result stays true.
+    A scheduled message waits for its deliveries. Their payloads are erased, so that the result stays true: without a
+    payload no message can be replayed.
     """
     in_progress: ColumnElement[bool] = col(Delivery.status).not_in(TERMINAL_STATUSES)
     if ended_before is not None:
         in_progress = or_(in_progress, col(Delivery.completed_at) >= ended_before)
     async for gids in bulk.pages(messages, MESSAGES):
-        statement: Select[Any] = select(col(Delivery.message_gid)).where(
-            col(Delivery.message_gid).in_(gids), in_progress
-        )
-        waiting = select(col(ScheduledMessage.message_gid)).where(col(ScheduledMessage.message_gid).in_(gids))
-        unfinished = {*await bulk.find(waiting), *await bulk.find(statement.distinct())}
-        if completed := [gid for gid in gids if gid not in unfinished]:
+        unfinished = {gid for statement in _unfinished(gids, in_progress) for gid in await bulk.find(statement)}
+        over = [gid for gid in gids if gid not in unfinished]
+        if over and (completed := await bulk.transact(partial(_erase_if_over, gids=over, in_progress=in_progress))):
             yield completed
+
+
+async def _erase_if_over(
+    connection: AsyncConnection, *, gids: Sequence[str], in_progress: ColumnElement[bool]
+) -> list[str]:
+    """Erase the payloads of messages, except of those that were replayed since they were found. Returns the others.
+
+    A replay locks the message, and then opens deliveries: what it has opened is seen by a statement that begins after
+    the lock was granted. Responses of those that are erased here are erased by the caller, or by `finish_erasures` if
+    the caller dies.
+    """
+    locked = (
+        select(col(Message.gid))
+        .where(col(Message.gid).in_(gids), col(Message.payload).is_not(None))
+        .order_by(col(Message.gid))
+        .with_for_update()
+    )
+    with_payload = (await connection.execute(locked)).scalars().all()
+    if not with_payload:
+        return list(gids)
+    replayed: set[str] = set()
+    for statement in _unfinished(with_payload, in_progress):
+        replayed.update((await connection.execute(statement)).scalars())
+    erased = [gid for gid in with_payload if gid not in replayed]
+    if erased:
+        await connection.execute(
+            update(Message)
+            .where(col(Message.gid).in_(erased))
+            .values(payload=None, attributes=None, payload_erased_at=now(), validation_error=None)
+        )
+        pending = insert_ignoring(connection, PayloadErasure, "message_gid")
+        await connection.execute(pending, [PayloadErasure(message_gid=gid).model_dump() for gid in erased])
+    return [gid for gid in gids if gid not in replayed]
+
+
+def _unfinished(message_gids: Sequence[str], in_progress: ColumnElement[bool]) -> tuple[Select[str], ...]:
+    """Those of the messages that wait for their time, and those with a delivery in progress."""
+    scheduled, message = col(ScheduledMessage.message_gid), col(Delivery.message_gid)
+    return (
+        select(scheduled).where(scheduled.in_(message_gids)),
+        select(message).where(message.in_(message_gids), in_progress).distinct(),
+    )

@@ -40,6 +40,8 @@ async def plan_of(database: Database, sql: str, parameters: Any) -> str:
     async with database.write_connection() as connection:
         if not database.is_sqlite:
             await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        if isinstance(parameters, list):  # of a statement for several rows
+            parameters = parameters[0]
         explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
         rows = await connection.exec_driver_sql(f"{explain} {sql}", parameters)
         plan = "\n".join(str(row[-1]) for row in rows)

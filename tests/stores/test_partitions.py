@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
 from everhook.ids import Kind, first_gid_at, new_gid
@@ -22,6 +23,7 @@ from everhook.storage.partitions import PARTITIONED, Partition, partitions_of, r
 from everhook.storage.tables import Delivery, Gate, Message, Task, now
 from everhook.tenants import months_store
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
+from testing.waiting import assert_eventually
 from tests.stores import past
 from tests.stores.conftest import Copies
 from tests.stores.factories import Store, accepted, publication
@@ -157,6 +159,31 @@ async def test_past_months_are_dropped_and_unfinished_messages_stay(copies: Copi
         assert await on(database, partitions.dropped) == []
         again = accepted(await store.acceptor().accept(publication(key="k", body_sha256="")))
         assert again.duplicate and again.message_gid == dead.gid
+
+
+async def test_a_delivery_that_is_replayed_after_a_pass_has_looked_at_its_month_stays(copies: Copies) -> None:
+    async with opened(url := await copies.of(migrate, a_year_old)) as database, opened(url) as other:
+        store = Store(database)
+        message = past.message(300)
+        endpoint = await store.subscribed()
+        delivery = past.delivery(message, endpoint, ended=299, gid=past.gid_of(Kind.DELIVERY, 300))
+        await keep(database, message, delivery)
+        async with other.write_connection() as replay:
+            await replay.execute(sa.select(col(Message.gid)).with_for_update())
+            await replay.execute(sa.update(Delivery).values(status=DeliveryStatus.RETRYING, completed_at=None))
+            periods = RetentionPeriods(idempotency_keys=None, payloads=None)
+            passing = asyncio.create_task(apply_retention(Bulk(database), periods))
+            await assert_eventually(lambda: _assert_waits(database, "delivery"))
+        await passing
+        assert await _gids(database, "message") == {message.gid}
+        assert await _gids(database, "delivery") == {delivery.gid}
+
+
+async def _assert_waits(database: Database, table: str) -> None:
+    """A statement waits for a lock of a table or of one of its partitions."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation::regclass::text LIKE :table"
+    async with database.read_connection() as connection:
+        assert (await connection.execute(sa.text(waiting), {"table": f"{table}%"})).scalar_one()
 
 
 def _task(of: Delivery) -> Task:

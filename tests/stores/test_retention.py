@@ -1,11 +1,13 @@
 """Rows past their time are deleted, in small transactions; messages that still have to be sent stay whole."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, text
+from sqlalchemy import Connection, event, insert, select, text, update
 from sqlmodel import SQLModel, col
 
 from everhook.channels import store as channels
@@ -13,6 +15,7 @@ from everhook.contracts import DeliveryStatus, RetentionResult
 from everhook.ids import Kind, new_gid
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
+from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (
     ApiKey,
@@ -98,6 +101,26 @@ async def test_content_is_deleted_earlier_and_the_record_of_what_happened_stays(
     assert await passed(store) == RetentionResult()
     again = await message_of(store.database, delivery)
     assert again is not None and again.payload_erased_at == message.payload_erased_at
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("period", ["payloads", "deliveries"])
+async def test_a_message_that_is_replayed_after_a_pass_has_looked_at_it_stays_whole(
+    store: Store, other_database: Database, period: str
+) -> None:
+    """A replay locks the message, and opens its deliveries."""
+    delivery = await history(store, 91, ended=90.5)
+    async with other_database.write_connection() as replay:
+        await replay.execute(select(col(Message.gid)).with_for_update())
+        reopened = update(Delivery).values(status=DeliveryStatus.RETRYING, completed_at=None)
+        await replay.execute(reopened)
+        passing = asyncio.create_task(passed(store, replace(FOR_EVER, **{period: timedelta(days=30)})))
+        await asyncio.sleep(0.2)
+        assert not passing.done()
+    assert await passing == RetentionResult()
+    message = await message_of(store.database, delivery)
+    assert message is not None and message.payload == b'{"a":1}'
+    assert [await store.count(table) for table in (Delivery, Attempt)] == [1, 1]
 
 
 async def of_channel(store: Store, name: str, ages: Sequence[float], days: float | None = None) -> list[Message]:
@@ -333,7 +356,7 @@ async def test_every_statement_of_a_pass_uses_an_index(full: Store) -> None:
         for table in GROWING:
             assert not reads_whole(plan, table), f"{sql[:200]}\n{plan[:500]}"
     for part, index in {
-        "message.payload IS NOT NULL": "ix_message_payload",
+        "message.channel": "ix_message_payload",
         "message_key.message_gid <": "ix_message_key_message",
         "delivery.message_gid IN": "ix_delivery_message",
         "endpoint_minute.minute <": "ix_endpoint_minute_minute",

@@ -51,7 +51,15 @@ from everhook.storage.tables import (
     now,
 )
 from everhook.tenants import store as tenants
-from everhook.tenants.erasure_store import begin, being_erased, open_deliveries_of, remove, shut
+from everhook.tenants.erasure_store import (
+    begin,
+    being_erased,
+    deliveries_of,
+    deliveries_to_others,
+    open_ones,
+    remove,
+    shut,
+)
 from tests.stores import past
 from tests.stores.factories import Store, accepted, publication
 from tests.stores.past import interrupted_everywhere, keep
@@ -176,6 +184,30 @@ async def counts(store: Store) -> dict[str, int]:
 
 
 @pytest.mark.both_databases
+async def test_no_delivery_of_another_tenant_is_left_without_its_message(store: Store) -> None:
+    """Operators receive the tenant's operational events, and may send a message for one of its endpoints to another."""
+    tenant_gid, other_gid = await store.tenant("acme"), await store.tenant("other")
+    its_own, operators, others = [await store.subscribed(gid) for gid in (tenant_gid, DEFAULT_TENANT_GID, other_gid)]
+    event, sent_again = past.message(1, tenant_gid=tenant_gid), past.message(2, endpoint_gid=its_own.gid)
+    told, first, second = (
+        past.delivery(event, operators, ended=None),
+        past.delivery(sent_again, its_own, ended=1),
+        past.delivery(sent_again, others, ended=None),
+    )
+    await keep(store.database, event, sent_again, told, first, second, past.attempt(told), past.attempt(second))
+    await begun(store, tenant_gid)
+    assert await Bulk(store.database).find(open_ones(deliveries_to_others([event.gid], tenant_gid))) == [told.gid]
+
+    await remove(Bulk(store.database), tenant_gid)
+
+    async with store.database.reading() as session:
+        [delivery] = (await session.execute(select(Delivery))).scalars()
+        [message] = (await session.execute(select(Message))).scalars()
+    assert (delivery.gid, message.gid) == (second.gid, sent_again.gid)
+    assert await store.count(Attempt) == 1
+
+
+@pytest.mark.both_databases
 async def test_everything_of_a_tenant_is_erased_and_nothing_of_another_after_a_crash_at_any_moment(
     store: Store,
 ) -> None:
@@ -282,7 +314,7 @@ async def test_the_workflows_to_end_are_those_of_deliveries_that_are_not_over(
     tenant_gid = await store.tenant("acme")
     delivery = await store.delivery(await store.subscribed(tenant_gid), status=status)
     await store.delivery()
-    found = await Bulk(store.database).find(open_deliveries_of(tenant_gid))
+    found = await Bulk(store.database).find(open_ones(deliveries_of(tenant_gid)))
     assert found == ([] if status in (DeliveryStatus.DELIVERED, DeliveryStatus.DISCARDED) else [delivery.gid])
 
 
@@ -292,7 +324,7 @@ async def test_every_statement_uses_an_index(store: Store) -> None:
     tenant_gid = await peopled(store, "acme", deliveries=20)
     statements = recorded(store.database)
     await begun(store, tenant_gid)
-    await Bulk(store.database).find(open_deliveries_of(tenant_gid))
+    await Bulk(store.database).find(open_ones(deliveries_of(tenant_gid)))
     await remove(Bulk(store.database, rows=10), tenant_gid)
     plans: dict[str, Any] = {sql: await plan_of(store.database, sql, values) for sql, values in [*statements.items()]}
     assert len(plans) > 20
