@@ -189,14 +189,14 @@ async def test_no_delivery_of_another_tenant_is_left_without_its_message(store: 
     tenant_gid, other_gid = await store.tenant("acme"), await store.tenant("other")
     its_own, operators, others = [await store.subscribed(gid) for gid in (tenant_gid, DEFAULT_TENANT_GID, other_gid)]
     event, sent_again = past.message(1, tenant_gid=tenant_gid), past.message(2, endpoint_gid=its_own.gid)
-    told, first, second = (
+    reported, first, second = (
         past.delivery(event, operators, ended=None),
         past.delivery(sent_again, its_own, ended=1),
         past.delivery(sent_again, others, ended=None),
     )
-    await keep(store.database, event, sent_again, told, first, second, past.attempt(told), past.attempt(second))
+    await keep(store.database, event, sent_again, reported, first, second, past.attempt(reported), past.attempt(second))
     await begun(store, tenant_gid)
-    assert await Bulk(store.database).find(open_ones(deliveries_to_others([event.gid], tenant_gid))) == [told.gid]
+    assert await Bulk(store.database).find(open_ones(deliveries_to_others([event.gid], tenant_gid))) == [reported.gid]
 
     await remove(Bulk(store.database), tenant_gid)
 
