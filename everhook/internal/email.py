@@ -213,7 +213,9 @@ async def _start_tls(client: SMTP) -> None:
     except SMTPResponseException as error:
         if error.code < 500:
             raise
-        raise LocalError(f"the SMTP server refuses STARTTLS, which EVERHOOK_SMTP_URL requires: {_text(error)}") from None
+        raise LocalError(
+            f"the SMTP server refuses STARTTLS, which EVERHOOK_SMTP_URL requires: {_text(error)}"
+        ) from None
 
 
 async def _log_in(client: SMTP, user: str, password: str) -> None:

@@ -3,21 +3,27 @@
 import re
 from urllib.parse import parse_qsl
 
+from asyncpg.connect_utils import SessionAttribute
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
 }
-_SQLITE = re.compile(r"sqlite\+aiosqlite:///[^?]+(\?.*)?")
+_SQLITE = re.compile(r"sqlite\+aiosqlite:///[^?]*[^?/]")
 _POSTGRESQL = re.compile(
-    r"postgresql\+asyncpg://([^:/]*(:[^@]*)?@)?"  # a password may have any character except @, as SQLAlchemy takes it
-    r"(\[[^/?]+\]|[^/:?]+)?(:(?P<port>[0-9]{1,5}))?(/[^?]*)?(\?(?P<parameters>.*))?"
+    r"postgresql\+asyncpg://([^:/@]*(:[^@]*)?@)?"  # a password may have any character except @, as SQLAlchemy takes it
+    r"(\[[^/?@]+\]|[^/:?@]+)?(:(?P<port>[0-9]{1,5}))?(/[^?@]*)?(\?(?P<parameters>[^@]*))?"
 )
 _PARAMETERS = (
     *("sslmode", "host", "port", "passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib"),
     "prepared_statement_cache_size",
 )
 """Those of asyncpg whose values are texts, and SQLAlchemy's own."""
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def with_async_driver(url: str) -> str:
@@ -32,9 +38,27 @@ def with_async_driver(url: str) -> str:
     postgresql = _POSTGRESQL.fullmatch(url)
     if postgresql is not None and 0 < int(postgresql["port"] or 1) < 65_536:
         _check_parameters(dict(parse_qsl(postgresql["parameters"] or "", keep_blank_values=True)))
+        _check_values(url)
     elif not _SQLITE.fullmatch(url):
-        raise ValueError("not postgresql://user:password@host/name or sqlite:///file")
+        hint = " (an @ inside of one of them is written %40)" if rest.count("@") > 1 else ""
+        raise ValueError(f"not postgresql://user:password@host/name{hint} or sqlite:///file")
     return url
+
+
+def _check_values(url: str) -> None:
+    """Have SQLAlchemy read the parameters. Its errors repeat their values."""
+    parsed = make_url(url)
+    try:
+        _, options = parsed.get_dialect()().create_connect_args(parsed)
+    except (SQLAlchemyError, ValueError, TypeError, AssertionError):
+        options = {"port": 0}
+    ports = options.get("port", 1)
+    if not all(0 < port < 65_536 for port in (ports if isinstance(ports, list) else [ports])):
+        raise ValueError("its parameters host and port have values that cannot be used")
+    if options.get("ssl", "disable") not in _SSL_MODES:
+        raise ValueError(f"its parameter sslmode is one of {', '.join(_SSL_MODES)}")
+    if options.get("target_session_attrs", "any") not in list(SessionAttribute):
+        raise ValueError(f"its parameter target_session_attrs is one of {', '.join(SessionAttribute)}")
 
 
 def _check_parameters(given: dict[str, str]) -> None:
