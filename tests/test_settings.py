@@ -116,6 +116,8 @@ def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPa
         "postgresql://u@hunter2@h/x",
         "postgresql://u:p@h/hunter2@h/x",
         "postgresql://u:p@h/x?host=hunter2@h",
+        "postgresql://h/x?host=a&host=b",
+        "postgresql://h/x?host=a,b",
         "postgresql://h/x?port=0",
         "postgresql://h/x?port=65536",
         "postgresql://h/x?host=a,b&port=1,70000",

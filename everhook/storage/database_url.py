@@ -3,10 +3,6 @@
 import re
 from urllib.parse import parse_qsl
 
-from asyncpg.connect_utils import SessionAttribute
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
-
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgres": "postgresql+asyncpg",
@@ -23,6 +19,7 @@ _PARAMETERS = (
 )
 """Those of asyncpg whose values are texts, and SQLAlchemy's own."""
 
+_SESSIONS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -37,30 +34,28 @@ def with_async_driver(url: str) -> str:
     url = _DRIVERS.get(scheme, scheme) + separator + rest
     postgresql = _POSTGRESQL.fullmatch(url)
     if postgresql is not None and 0 < int(postgresql["port"] or 1) < 65_536:
-        _check_parameters(dict(parse_qsl(postgresql["parameters"] or "", keep_blank_values=True)))
-        _check_values(url)
+        _check_parameters(parse_qsl(postgresql["parameters"] or "", keep_blank_values=True))
     elif not _SQLITE.fullmatch(url):
         hint = " (an @ inside of one of them is written %40)" if rest.count("@") > 1 else ""
         raise ValueError(f"not postgresql://user:password@host/name{hint} or sqlite:///file")
     return url
 
 
-def _check_values(url: str) -> None:
-    """Have SQLAlchemy read the parameters. Its errors repeat their values."""
-    parsed = make_url(url)
-    try:
-        _, options = parsed.get_dialect()().create_connect_args(parsed)
-    except (SQLAlchemyError, ValueError, TypeError, AssertionError):
-        options = {"port": 0}
-    ports = options.get("port", 1)
-    if not all(0 < port < 65_536 for port in (ports if isinstance(ports, list) else [ports])):
-        raise ValueError("its parameters host and port have values that cannot be used")
-    if options.get("ssl", "disable") not in _SSL_MODES:
-        raise ValueError(f"its parameter sslmode is one of {', '.join(_SSL_MODES)}")
-    if options.get("target_session_attrs", "any") not in list(SessionAttribute):
-        raise ValueError(f"its parameter target_session_attrs is one of {', '.join(SessionAttribute)}")
-
-
-def _check_parameters(given: dict[str, str]) -> None:
+def _check_parameters(pairs: list[tuple[str, str]]) -> None:
+    """Raise ValueError for what SQLAlchemy or asyncpg could not use. Their own errors repeat the values."""
+    given = dict(pairs)
     if not given.keys() <= {"ssl", *_PARAMETERS} or not given.get("prepared_statement_cache_size", "0").isdecimal():
         raise ValueError(f"its parameters may be {', '.join(_PARAMETERS)} (a number)")
+    if len(given) < len(pairs):
+        raise ValueError("each of its parameters may be given once; several hosts are comma-separated")
+    hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+    if (len(hosts) > 1 or "port" in given) and (len(hosts) != len(ports) or not all(map(_is_port, ports))):
+        raise ValueError("its parameter port has one port from 1 to 65535 for each host")
+    if given.get("ssl", "prefer") not in _SSL_MODES:
+        raise ValueError(f"its parameter sslmode is one of {', '.join(_SSL_MODES)}")
+    if given.get("target_session_attrs", "any") not in _SESSIONS:
+        raise ValueError(f"its parameter target_session_attrs is one of {', '.join(_SESSIONS)}")
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65_536
