@@ -241,8 +241,8 @@ def classify_reply(reply: Reply) -> Classification:
 
 def _failed(error: SMTPException | OSError) -> Reply:
     """An error as a reply. Raises LocalError for one that only the operator can fix."""
-    before_mail = isinstance(error, SMTPAuthenticationError | SMTPHeloError)
-    if isinstance(error, SMTPNotSupported) or (before_mail and error.code >= 500):
+    refused = isinstance(error, SMTPAuthenticationError | SMTPHeloError) and error.code >= 500
+    if refused or isinstance(error, SMTPNotSupported):
         raise LocalError(f"the SMTP server does not take EVERHOOK_SMTP_URL: {_text(error)}") from None
     if isinstance(error, SMTPConnectResponseError):
         return Reply(None, _text(error), FailureCode.REFUSED)
