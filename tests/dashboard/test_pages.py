@@ -645,6 +645,12 @@ async def test_a_secret_is_shown_once_and_on_a_page_that_can_be_reloaded(pages: 
         assert re.search(rf"<code>{secret}[^<…]{{20}}", first.text) and "shown this once" not in again.text, path
     assert len(await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/once'")) == 2
 
+    key = {"name": "ann", "scopes": "read"}
+    both = [await pages.send("/keys", **key) for _ in range(2)]
+    texts = [(await pages.shown_after(sent)).text for sent in both]
+    keys = {found[1] for text in texts if (found := re.search(r"<code>(ek_[^<…]{20,})", text))}
+    assert len(keys) == 2, "each of two forms that are sent before a page is loaded has its key shown"
+
     sent = await pages.send(rotate)
     await pages.sign_in()
     assert "shown this once" not in (await pages.shown_after(sent)).text, "another session has it"
