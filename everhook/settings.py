@@ -35,6 +35,7 @@ MIN_API_KEY_LENGTH = 24
 DEV_ISSUER = "localhost"
 _LISTS = {"egress_allow", "egress_ports", "master_keys", "portal_frame_ancestors", "smtp_domains", "trusted_proxies"}
 MAX_RETENTION_DAYS = 36_500
+MAX_NUMBER = 2**31 - 1
 
 _SECONDS = {"seconds": 1, "hours": 3_600, "days": 86_400}
 """The seconds of the units that names of settings end with."""
@@ -44,7 +45,13 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Raises ValueError for a text without an entry: an empty list may mean that anything is allowed."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if value and not parts:
+        raise ValueError("has no entry: leave it empty or unset for an empty list")
+    return parts
 
 
 MAX_RATE = 999_999_999_999
@@ -126,6 +133,12 @@ def _sender(text: str) -> str:
     if not is_address(address) or one_line(text) != text or text not in (address, formataddr((name, address))):
         raise ValueError("not a mail address, such as hooks@acme.example or Acme <hooks@acme.example>")
     return text
+
+
+def _mail_domain(text: str) -> str:
+    if not is_address(f"a@{text}"):
+        raise ValueError("not a domain such as acme.example")
+    return text.lower()
 
 
 def _origin(text: str) -> str:
@@ -383,7 +396,7 @@ class Settings(BaseSettings):
     smtp_from: Annotated[str, AfterValidator(_sender)] | None = Field(
         None, description="The sender of mails, `Acme <hooks@acme.example>`; required with `EVERHOOK_SMTP_URL`."
     )
-    smtp_domains: Annotated[list[str], NoDecode] = Field(
+    smtp_domains: Annotated[list[Annotated[str, AfterValidator(_mail_domain)]], NoDecode] = Field(
         default_factory=list, description="Domains that mails may be sent to, comma-separated; empty: any."
     )
 
@@ -413,16 +426,19 @@ class Settings(BaseSettings):
         description="Run workflows in the SDK's sandbox, for +5 ms of CPU per delivery. Only tests need it.",
     )
 
-    @model_validator(mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
-    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        return {name: _comma_separated(value) if name in _LISTS else value for name, value in values.items()}
+    def _split_list(cls, value: object) -> object:
+        return _comma_separated(value)
 
     @field_validator("*")
     @classmethod
-    def _limit_times(cls, value: Any, info: ValidationInfo) -> Any:
-        """Times are at most as long as rows may be kept. Dates and Temporal's timers end soon after."""
+    def _limit_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Times are at most as long as rows may be kept: dates and Temporal's timers end soon after. Other numbers fit
+        into the database's integers."""
         unit = (info.field_name or "").rpartition("_")[2]
+        if unit not in _SECONDS and isinstance(value, int | float) and value > MAX_NUMBER:
+            raise ValueError(f"at most {MAX_NUMBER}")
         if unit in _SECONDS and value is not None and value > MAX_RETENTION_DAYS * 86_400 / _SECONDS[unit]:
             raise ValueError(f"at most {MAX_RETENTION_DAYS * 86_400 // _SECONDS[unit]} {unit}")
         return value
@@ -444,7 +460,6 @@ class Settings(BaseSettings):
     def _require_sender(self) -> Self:
         if (self.smtp_url is None) != (self.smtp_from is None):
             raise ValueError("EVERHOOK_SMTP_URL and EVERHOOK_SMTP_FROM must be set together")
-        self.smtp_domains = [domain.lower() for domain in self.smtp_domains]
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import base64
 from datetime import timedelta
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from everhook.settings import MIN_API_KEY_LENGTH, Settings, load_settings
 from everhook.storage.keyring import KeyRing, new_master_key
 
 KEY = "k" * MIN_API_KEY_LENGTH
+LISTS = [name for name, field in Settings.model_fields.items() if get_origin(field.annotation) is list]
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,24 @@ def test_common_forms_of_database_urls_are_accepted(monkeypatch: pytest.MonkeyPa
         "sqlite://host/x.db",
         "sqlite:x.db",
         "sqlite:///",
+        "sqlite:////",
+        "sqlite:///x?timeout=hunter2",
+        "sqlite:///x?check_same_thread=bogus",
+        "sqlite:///x?y=z",
+        "postgresql://h/x?port=hunter2",
+        "postgresql://h/x?host=/tmp&port=1,2",
+        "postgresql://h/x?host=a,b&port=1,2,3",
+        "postgresql://u:p@hunter2@h/x",
+        "postgresql://u@hunter2@h/x",
+        "postgresql://u:p@h/hunter2@h/x",
+        "postgresql://u:p@h/x?host=hunter2@h",
+        "postgresql://h/x?host=a&host=b",
+        "postgresql://h/x?host=a,b",
+        "postgresql://h/x?port=0",
+        "postgresql://h/x?port=65536",
+        "postgresql://h/x?host=a,b&port=1,70000",
+        "postgresql://h/x?sslmode=hunter2",
+        "postgresql://h/x?target_session_attrs=hunter2",
     ],
 )
 def test_an_unusable_database_url_is_reported_in_one_line_that_does_not_show_it(
@@ -113,6 +132,7 @@ def test_an_unusable_database_url_is_reported_in_one_line_that_does_not_show_it(
     with pytest.raises(ConfigurationError, match=r"^EVERHOOK_DATABASE_URL: [^\n]*$") as refused:
         load_settings()
     assert "hunter2" not in str(refused.value)
+    assert ("%40" in str(refused.value)) == (url.count("@") > 1)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +183,10 @@ def test_an_error_in_a_list_names_its_variable(
         ("EVERHOOK_CIRCUIT_DISABLE_AFTER_HOURS", "inf"),
         ("EVERHOOK_EGRESS_PORTS", "https"),
         ("EVERHOOK_EGRESS_PORTS", "443 8443"),
+        ("EVERHOOK_SMTP_DOMAINS", "@acme.example"),
+        ("EVERHOOK_SMTP_DOMAINS", "acme.example."),
+        ("EVERHOOK_SMTP_DOMAINS", "*"),
+        *((f"EVERHOOK_{name.upper()}", text) for name in LISTS for text in (",", " ", " , ,")),
     ],
 )
 def test_an_invalid_value_is_refused_with_the_name_of_its_field(
@@ -204,7 +228,7 @@ def test_master_keys_are_a_list_newest_first_and_never_shown(monkeypatch: pytest
     assert ring.decrypt(KeyRing([old]).encrypt("x", "place"), "place") == "x"
 
 
-@pytest.mark.parametrize("keys", ["", ",", "short", f"{base64.b64encode(bytes(32)).decode()},c2hvcnQ="])
+@pytest.mark.parametrize("keys", ["", "short", f"{base64.b64encode(bytes(32)).decode()},c2hvcnQ="])
 def test_unusable_master_keys_are_reported_in_one_line_that_shows_none(
     monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
@@ -230,6 +254,19 @@ def test_no_time_is_longer_than_a_century(monkeypatch: pytest.MonkeyPatch) -> No
     for name in TIMES:
         with pytest.raises(ValidationError, match=rf"(?s)^1 validation error.*\n{name}\n"):
             Settings.model_validate({"dev": True, name: 1e10})
+
+
+def test_no_number_is_larger_than_the_database_can_count_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float, int | None)]
+    assert len(numbers) > 50 and "undispatched_limit" in numbers
+    for name in numbers:
+        with pytest.raises(ValidationError, match=rf"(?s)^1 validation error.*\n{name}\n"):
+            Settings.model_validate({"dev": True, name: 10**26})
+
+
+def test_domains_of_mail_are_compared_without_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = from_environment(monkeypatch, EVERHOOK_SMTP_DOMAINS="ACME.example, b.example,")
+    assert settings.smtp_domains == ["acme.example", "b.example"]
 
 
 def test_the_password_of_the_database_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 from api.dashboard.code import url_markup
 from api.endpoints.schemas import EndpointMode
 from everhook.contracts import DeliveryMode
+from everhook.visible import visible
 
 MODES = {
     EndpointMode.HTTP: "Webhooks to a URL",
@@ -35,7 +36,7 @@ def endpoint_name(endpoint: Named) -> Markup:
     """The URL; of an inbox its name; in other modes the description, or else how it receives, and its id."""
     if endpoint.url:
         return url_markup(endpoint.url)
-    if endpoint.mode is DeliveryMode.INBOX or endpoint.description:
+    if endpoint.mode is DeliveryMode.INBOX or visible(endpoint.description):
         return escape(endpoint_title(endpoint))
     return Markup("{}: <wbr>{}").format(endpoint.mode.value, endpoint.gid)
 
@@ -44,7 +45,7 @@ def endpoint_title(endpoint: Named) -> str:
     """The same as text."""
     if endpoint.mode is DeliveryMode.INBOX:
         return inbox_name(endpoint)
-    described = endpoint.description
+    described = visible(endpoint.description)
     if len(described) > LONGEST_NAME:
         described = described[: LONGEST_NAME - 1].rstrip() + "…"
     return endpoint.url or described or f"{endpoint.mode}: {endpoint.gid}"
@@ -57,5 +58,5 @@ def endpoint_note(endpoint: Named) -> str:
 
 def inbox_name(inbox: Named) -> str:
     """What people know an inbox by."""
-    name: str = inbox.options.get("name") or inbox.gid
+    name: str = visible(inbox.options.get("name") or "") or inbox.gid
     return name

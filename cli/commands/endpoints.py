@@ -34,6 +34,7 @@ from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.delivery.body_formats import BodyFormat
+from everhook.visible import visible
 from everhook_client import calls
 from everhook_client.calls import Call
 from everhook_client.models import (
@@ -372,7 +373,7 @@ def _where(endpoint: Endpoint) -> str:
     """Its URL, or what it is called and how it receives without one."""
     handler = _handler(endpoint)
     kind = f": {handler['kind']}" if handler is not None else ""
-    return endpoint["url"] or f"{endpoint['description']} ({endpoint['mode']}{kind})".lstrip()
+    return endpoint["url"] or f"{visible(endpoint['description'])} ({endpoint['mode']}{kind})".lstrip()
 
 
 def _handler(endpoint: Endpoint) -> HandlerOptions | None:

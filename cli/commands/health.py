@@ -15,6 +15,7 @@ from cli.output import Output, pairs
 from cli.terminal_states import state
 from cli.terminal_text import printable
 from everhook.health.score import Level, Window
+from everhook.visible import visible
 from everhook_client import calls
 from everhook_client.models import (
     AttemptStats,
@@ -83,7 +84,7 @@ def _endpoints(out: Output, endpoints: Sequence[ScoredEndpoint]) -> RenderableTy
             success_1h=_rate(one["lastHour"]),
             alerts=", ".join(alert["alert"] for alert in one["alerts"]),
             reason=_worst_part(one["parts"]),
-            url=one["url"] or one["description"],
+            url=one["url"] or visible(one["description"]),
         )
     return rows.table
 

@@ -14,6 +14,7 @@ from cli.command import Session, command
 from cli.findings import Finding, conclude, draw, ok, warning, wrong
 from cli.formatting import age, counted, parse_moment
 from cli.terminal_text import printable
+from everhook.visible import visible
 from everhook_client import calls
 from everhook_client.models import Bucket, DeadLetterReason, Endpoint, Overview, ScoredEndpoint, Waiting
 
@@ -150,7 +151,9 @@ def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | S
     if not not_closed:
         return ok("endpoints", f"{total:,}, all of them can receive")
     counts = ", ".join(f"{count:,} {_CIRCUITS.get(name, name)}" for name, count in not_closed.items())
-    named = "; ".join(f"{one['endpointGid']} {one['url'] or one['description']}".strip() for one in bad[:NAMED])
+    named = "; ".join(
+        f"{one['endpointGid']} {one['url'] or visible(one['description'])}".strip() for one in bad[:NAMED]
+    )
     return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")
 
 

@@ -23,6 +23,7 @@ from aiosmtplib import (
     SMTPConnectError,
     SMTPConnectResponseError,
     SMTPException,
+    SMTPHeloError,
     SMTPNotSupported,
     SMTPRecipientRefused,
     SMTPResponseException,
@@ -63,10 +64,17 @@ class Reply:
 
 
 def recipients(job: Job, content: Any, domains: Sequence[str]) -> list[str]:
-    """The addresses that a mail goes to. Raises InvalidPayload if there is none, or there are too many."""
+    """The addresses that a mail goes to: those of the endpoint and of the event that are in `domains`.
+
+    The endpoint may be older than the setting. Raises LocalError if only addresses of the endpoint outside of the
+    domains are left, and InvalidPayload if there is none otherwise, or there are too many.
+    """
     found: dict[str, None] = {}
     for entry in job.handler.to:
-        found |= dict.fromkeys(_assignees(content, domains) if entry == ASSIGNEES else [entry])
+        found |= dict.fromkeys(_assignees(content) if entry == ASSIGNEES else [entry])
+    found = {address: None for address in found if in_domains(address, domains)}
+    if not found and _left_out(job, domains):
+        raise LocalError("`to` has no address in a domain of EVERHOOK_SMTP_DOMAINS")
     if not found:
         raise InvalidPayload("assignees: has no mail address that mail may be sent to")
     if len(found) > MAX_RECIPIENTS:
@@ -74,10 +82,14 @@ def recipients(job: Job, content: Any, domains: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _assignees(content: Any, domains: Sequence[str]) -> list[str]:
+def _assignees(content: Any) -> list[str]:
     assignees = content.get("assignees") if isinstance(content, dict) else None
-    entries = assignees if isinstance(assignees, list) else []
-    return [entry for entry in entries if is_address(entry) and in_domains(entry, domains)]
+    return list(filter(is_address, assignees)) if isinstance(assignees, list) else []
+
+
+def _left_out(job: Job, domains: Sequence[str]) -> int:
+    """The number of addresses of the endpoint that mail may not be sent to."""
+    return sum(address != ASSIGNEES and not in_domains(address, domains) for address in job.handler.to)
 
 
 def compose(job: Job, content: Any, to: Sequence[str], sender: str) -> EmailMessage:
@@ -128,12 +140,14 @@ class Mailer:
         mail = compose(job, content, to, self.sender).as_bytes(policy=_WIRE)
         started = time.monotonic()
         reply = await self._send(mail, to, job.timeout)
+        left_out = _left_out(job, self.domains)
+        text = f"{reply.text}; {left_out} of `to` not in EVERHOOK_SMTP_DOMAINS" if left_out else reply.text
         exchange = Exchange(
             status=None,
             failure=reply.failure,
-            detail=reply.text,
+            detail=text,
             duration=timedelta(seconds=time.monotonic() - started),
-            body=reply.text.encode() if reply.code is not None else b"",
+            body=text.encode() if reply.code is not None else b"",
             peer_address=reply.peer,
         )
         return Made((("x-everhook-handler", job.handler.kind.value),), mail, exchange, classify_reply(reply))
@@ -173,7 +187,7 @@ class Mailer:
             await client.ehlo()
             if not client.supports_extension("starttls"):
                 raise LocalError("the SMTP server does not support STARTTLS, which EVERHOOK_SMTP_URL requires")
-            await client.starttls()
+            await _start_tls(client)
         if self.server.user is not None and self.server.password is not None:
             await _log_in(client, self.server.user, self.server.password.get_secret_value())
         await client.mail(parseaddr(self.sender)[1])
@@ -190,6 +204,18 @@ class Mailer:
         accepted = await client.data(mail)
         left_out = f"; {len(refused)} of {len(to)} recipients refused: {_text(refused[0])}" if refused else ""
         return Reply(accepted.code, _short(f"{accepted.code} {accepted.message}") + left_out)
+
+
+async def _start_tls(client: SMTP) -> None:
+    """A refusal for good is no response to the mail: the server announces STARTTLS, but its TLS does not work."""
+    try:
+        await client.starttls()
+    except SMTPResponseException as error:
+        if error.code < 500:
+            raise
+        raise LocalError(
+            f"the SMTP server refuses STARTTLS, which EVERHOOK_SMTP_URL requires: {_text(error)}"
+        ) from None
 
 
 async def _log_in(client: SMTP, user: str, password: str) -> None:
@@ -215,7 +241,8 @@ def classify_reply(reply: Reply) -> Classification:
 
 def _failed(error: SMTPException | OSError) -> Reply:
     """An error as a reply. Raises LocalError for one that only the operator can fix."""
-    if isinstance(error, SMTPNotSupported) or (isinstance(error, SMTPAuthenticationError) and error.code >= 500):
+    refused = isinstance(error, SMTPAuthenticationError | SMTPHeloError) and error.code >= 500
+    if refused or isinstance(error, SMTPNotSupported):
         raise LocalError(f"the SMTP server does not take EVERHOOK_SMTP_URL: {_text(error)}") from None
     if isinstance(error, SMTPConnectResponseError):
         return Reply(None, _text(error), FailureCode.REFUSED)

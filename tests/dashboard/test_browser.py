@@ -547,6 +547,32 @@ async def test_one_dead_letter_is_replayed_with_a_reason(stage: Stage, page: Pag
     await expect(page.get_by_role("heading", name="Round 2", exact=True)).to_be_visible()
 
 
+async def test_a_refresh_keeps_selected_text_a_press_and_typed_text(stage: Stage, page: Page) -> None:
+    channel = await a_channel(stage)
+    await an_endpoint(stage, channel, 404)
+    gid = await a_delivery(stage, channel, "dead_lettered")
+    address = f"/deliveries/{gid}?notice=replay"
+    await page.goto(address)
+    button = page.get_by_role("button", name="Replay").first
+    reason = page.get_by_role("dialog", name="Replay").get_by_label("Reason")
+    async with page.expect_response(f"**{address}"):
+        await page.evaluate("getSelection().selectAllChildren(document.querySelector('[data-region=page] h1'))")
+    await page.wait_for_timeout(100)
+    assert await page.evaluate("getSelection().toString()")
+    async with page.expect_response(f"**{address}"):
+        await button.hover()
+        await page.mouse.down()
+    await page.wait_for_timeout(100)
+    await page.mouse.up()
+    await expect(reason).to_be_visible()
+    await reason.fill("they fixed it")
+    async with page.expect_response(f"**{address}"):
+        await page.keyboard.press("Escape")
+    await page.wait_for_timeout(100)
+    await button.click()
+    await expect(reason).to_have_value("they fixed it")
+
+
 async def test_selected_dead_letters_are_discarded(stage: Stage, page: Page) -> None:
     channel = await a_channel(stage)
     await an_endpoint(stage, channel, 404)

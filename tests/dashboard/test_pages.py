@@ -645,6 +645,12 @@ async def test_a_secret_is_shown_once_and_on_a_page_that_can_be_reloaded(pages: 
         assert re.search(rf"<code>{secret}[^<…]{{20}}", first.text) and "shown this once" not in again.text, path
     assert len(await pages.api.rows("SELECT gid FROM endpoint WHERE url LIKE '%/once'")) == 2
 
+    key = {"name": "ann", "scopes": "read"}
+    both = [await pages.send("/keys", **key) for _ in range(2)]
+    cookies = {sent.headers["set-cookie"].partition("=")[0] for sent in both}
+    assert len(cookies) == 2, "two forms that are sent before a page is loaded have a cookie each"
+    assert all(["shown this once" in (await pages.shown_after(sent)).text for sent in both])
+
     sent = await pages.send(rotate)
     await pages.sign_in()
     assert "shown this once" not in (await pages.shown_after(sent)).text, "another session has it"

@@ -76,6 +76,11 @@ def test_a_duration_has_two_units_at_most(seconds: float, shown: str) -> None:
     [
         ({"url": "https://a.example/x", "description": "Ledger"}, "https://a.example/x", "Ledger"),
         ({"mode": DeliveryMode.POLL}, "poll: ep_1", ""),
+        *(
+            ({"mode": DeliveryMode.POLL, "description": blank}, "poll: ep_1", blank)
+            for blank in (" ", "\n\n", "\u200b")
+        ),
+        ({"mode": DeliveryMode.INBOX, "options": {"name": "\u3164"}}, "ep_1", ""),
         ({"mode": DeliveryMode.STREAM, "description": "Ledger <b>"}, "Ledger <b>", "stream"),
         ({"mode": DeliveryMode.POLL, "description": "x" * 200}, "x" * 79 + "…", "x" * 200),
         ({"mode": DeliveryMode.INBOX, "options": {"name": "Managers"}, "description": "Ledger"}, "Managers", "Ledger"),

@@ -356,12 +356,55 @@ async def test_starttls_is_required_once_it_is_set(
     assert (len(mails.mails), plain.mails) == (1, [])
 
 
+STARTTLS = b"250-mail.test\r\n250 STARTTLS\r\n"
+
+
+@pytest.mark.parametrize(
+    ("responses", "error"),
+    [
+        ({"ehlo": b"550 no\r\n"}, FailureCode.UNSENDABLE),
+        ({"ehlo": STARTTLS, "star": b"502 5.5.1 no\r\n"}, FailureCode.UNSENDABLE),
+        ({"ehlo": STARTTLS, "star": b"454 4.7.0 later\r\n"}, FailureCode.MAIL_DEFERRED),
+    ],
+)
+async def test_a_refused_greeting_or_starttls_is_no_refusal_of_the_mail(
+    office: Office, egress: EgressClient, responses: dict[str, bytes], error: FailureCode
+) -> None:
+    async with responding(**responses) as server:
+        mailer = Mailer(replace(server, start_tls=True), SENDER)
+        sending = made_office(office.store, office.desk.receiver, egress, office.mails, mailer)
+        attempt = await sending.handled(await sending.endpoint(kind="email", to=[ANN]), ORDER)
+        assert (attempt.verdict, attempt.error) == (Verdict.RETRY, error)
+
+
+async def test_a_server_that_refuses_ehlo_and_helo_is_our_fault(office: Office, egress: EgressClient) -> None:
+    async with responding(ehlo=b"550 no\r\n", helo=b"550 no\r\n") as server:
+        sending = made_office(office.store, office.desk.receiver, egress, office.mails, Mailer(server, SENDER))
+        attempt = await sending.handled(await sending.endpoint(kind="email", to=[ANN]), ORDER)
+    assert (attempt.verdict, attempt.error) == (Verdict.RETRY, FailureCode.UNSENDABLE)
+
+
 async def test_mail_is_sent_to_the_domains_of_the_setting_only(office: Office, egress: EgressClient) -> None:
     mailer = Mailer(MailServer.from_url(office.mails.url), SENDER, ("acme.example",))
     strict = made_office(office.store, office.desk.receiver, egress, office.mails, mailer)
     endpoint = await strict.endpoint(kind="email", to=["assignees"])
     await strict.handled(endpoint, {"assignees": ["eve@evil.example", "eve@sub.acme.example", "Ann@ACME.example"]})
     assert [mail.to for mail in office.mails.mails] == [["Ann@ACME.example"]]
+    none = await strict.handled(endpoint, {"assignees": ["eve@evil.example"]})
+    assert (none.verdict, none.error) == (Verdict.REJECTED, FailureCode.INVALID_PAYLOAD)
+
+
+async def test_an_address_that_was_stored_before_the_setting_of_domains_gets_no_mail(
+    office: Office, egress: EgressClient
+) -> None:
+    mailer = Mailer(MailServer.from_url(office.mails.url), SENDER, ("acme.example",))
+    strict = made_office(office.store, office.desk.receiver, egress, office.mails, mailer)
+    refused = await strict.handled(await strict.endpoint(kind="email", to=["eve@evil.example", "assignees"]), {})
+    assert (refused.verdict, refused.error) == (Verdict.RETRY, FailureCode.UNSENDABLE)
+    assert refused.error_detail == "`to` has no address in a domain of EVERHOOK_SMTP_DOMAINS"
+    sent = await strict.handled(await strict.endpoint(kind="email", to=["eve@evil.example", ANN]), {})
+    assert [mail.to for mail in office.mails.mails] == [[ANN]]
+    assert (sent.response_body or b"").endswith(b"; 1 of `to` not in EVERHOOK_SMTP_DOMAINS")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ export async function refresh(page) {
     if (!fresh || page.querySelector(":popover-open")) continue;
     waiting.set("page", fresh.innerHTML);
     swapAll(page);
-    if (!fresh.hasAttribute("data-refresh")) return;
+    if (!waiting.has("page") && !fresh.hasAttribute("data-refresh")) return;
   }
 }
 
@@ -88,8 +88,29 @@ function watchPresses(page) {
 /** @param {Document} page */
 function swapAll(page) {
   if (Date.now() < pressedUntil) return;
-  for (const [name, markup] of waiting) swap(page, name, markup);
-  waiting.clear();
+  for (const [name, markup] of waiting) {
+    const region = page.querySelector(`[data-region="${name}"]`);
+    if (region && isInUse(page, region)) continue; // until the next event, or the next click
+    waiting.delete(name);
+    if (region) swap(page, region, markup);
+  }
+}
+
+/**
+ * Whether a region has an open popover, selected text, or a field that was changed: a swap would lose them.
+ * @param {Document} page
+ * @param {Element} region
+ */
+function isInUse(page, region) {
+  if (region.querySelector(":popover-open")) return true;
+  const selection = page.getSelection();
+  if (selection && !selection.isCollapsed && selection.containsNode(region, true)) return true;
+  return [...region.querySelectorAll("input, textarea")].some((field) => {
+    if (field instanceof HTMLInputElement) {
+      return field.value !== field.defaultValue || field.checked !== field.defaultChecked;
+    }
+    return field instanceof HTMLTextAreaElement && field.value !== field.defaultValue;
+  });
 }
 
 /**
@@ -106,12 +127,10 @@ function show(sign, state, words) {
 /**
  * Replace a region with new markup from our server; what is open stays open, and what has the focus keeps it.
  * @param {Document} page
- * @param {string} name
+ * @param {Element} region
  * @param {string} markup
  */
-function swap(page, name, markup) {
-  const region = page.querySelector(`[data-region="${name}"]`);
-  if (!region) return;
+function swap(page, region, markup) {
   const open = [...region.querySelectorAll("details")].map((details) => details.open);
   const focused = region.contains(page.activeElement) ? page.activeElement : null;
   region.innerHTML = markup;
