@@ -138,7 +138,7 @@ CIRCUIT_EVENTS = {
 
 
 ON_DUE = {
-    OnDue.EXPIRE: "then the message keeps waiting",
+    OnDue.EXPIRE: "then the step is a dead letter, and the message waits",
     OnDue.DECLINE: "then it is declined",
     OnDue.PASS: "then it passes",
 }

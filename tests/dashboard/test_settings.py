@@ -322,7 +322,7 @@ async def test_the_gates_of_a_channel_are_shown_in_words_and_edited_by_its_form(
         unescape(re.sub("<[^>]+>", "", step)) for step in re.findall('<li>(<a href="/endpoints/ep_.*?)</li>', page)
     ]
     assert steps == [
-        "Managers & co within 2 h; then the message keeps waiting",
+        "Managers & co within 2 h; then the step is a dead letter, and the message waits",
         'Managers & co, if the payload matches {"n": {"$gt": 1}}, within 2 h; then it is declined',
     ]
     form = (await pages.get("/channels/orders/edit")).text
