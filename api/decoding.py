@@ -13,7 +13,8 @@ from everhook.publishing.json_faults import why_not_json
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
-_REQUIRED, _UNKNOWN = "Object missing required field `", "Object contains unknown field `"
+_REQUIRED = "missing required"
+_ABOUT_A_MEMBER = re.compile(rf"Object ({_REQUIRED}|contains unknown) field `(.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `(\w+)")
 _TYPES = {
     "str": "string_type",
@@ -50,14 +51,14 @@ def _wrong_shape(complaint: str, struct: type) -> Problem:
     path = _PATH.search(complaint)
     at = path[1] if path else ""
     complaint = _PATH.sub("", complaint)
-    for beginning in (_REQUIRED, _UNKNOWN):
-        if complaint.startswith(beginning):
-            member = complaint.removeprefix(beginning).removesuffix("`")
-            field = f"{at}.{member}" if at else member
-            if beginning == _REQUIRED:
-                return invalid(field, words(MISSING), MISSING)
-            parents = re.sub(r"\[[^]]*\]", "", at).split(".") if at else []
-            return invalid(field, unknown_words(member, names_in(struct, parents)), UNKNOWN)
+    about = _ABOUT_A_MEMBER.fullmatch(complaint)
+    if about is not None:
+        what, member = about.groups()
+        field = f"{at}.{member}" if at else member
+        if what == _REQUIRED:
+            return invalid(field, words(MISSING), MISSING)
+        parents = re.sub(r"\[[^]]*\]", "", at).split(".") if at else []
+        return invalid(field, unknown_words(member, names_in(struct, parents)), UNKNOWN)
     expected = _EXPECTED.match(complaint)
     code = _TYPES.get(expected[1]) if expected else None
     if code is not None:

@@ -109,12 +109,17 @@ def words(code: str) -> str:
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """Which of the known names somebody meant by another one."""
+    """The known name that another one probably stands for."""
     camel = to_camel(name) if "_" in name else name
     for candidate in (camel, _OTHER_NAMES.get(camel)):
         if candidate in known:
             return candidate
     return next(iter(get_close_matches(camel, known, 1)), None)
+
+
+def beyond(is_below: bool) -> str:
+    """The code of a number out of a range with two bounds: below the first, or above the second."""
+    return "greater_than_equal" if is_below else "less_than_equal"
 
 
 def unknown_words(name: str, known: Collection[str]) -> str:

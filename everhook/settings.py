@@ -437,10 +437,10 @@ class Settings(BaseSettings):
         """Times are at most as long as rows may be kept: dates and Temporal's timers end soon after. Other numbers fit
         into the database's integers."""
         unit = (info.field_name or "").rpartition("_")[2]
-        if unit not in _SECONDS and isinstance(value, int | float) and value > MAX_NUMBER:
-            raise ValueError(f"at most {MAX_NUMBER}")
-        if unit in _SECONDS and value is not None and value > MAX_RETENTION_DAYS * 86_400 / _SECONDS[unit]:
-            raise ValueError(f"at most {MAX_RETENTION_DAYS * 86_400 // _SECONDS[unit]} {unit}")
+        is_time = unit in _SECONDS
+        most = MAX_RETENTION_DAYS * _SECONDS["days"] // _SECONDS[unit] if is_time else MAX_NUMBER
+        if isinstance(value, int | float) and value > most:
+            raise ValueError(f"at most {most} {unit}" if is_time else f"at most {most}")
         return value
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from api.callers import Caller
 from api.dead_letters.schemas import MAX_VALUES, BulkOperation, BulkRequest, DeadLetterDetail, Decision
 from api.deliveries.schemas import MAX_ATTEMPTS, Delivery, SignalAccepted
 from api.dependencies import Paging, Principal, Services, ServicesDep, Store
-from api.idempotency import NOT_KEYED, OnceDep
+from api.idempotency import NOT_KEYED, Once, OnceDep
 from api.problems import documents
 from api.query import EndpointGids, Several, SubscriptionGids
 from api.schemas import EventType, Gid, ListOf, Moment, Name
@@ -91,10 +91,10 @@ async def replay_dead_letters(
 ) -> BulkOperation:
     """Replay all that match. The circuit still rules: what an endpoint cannot take is parked. Dead letters of endpoints
     that were deleted are left alone, and counted as `skipped`; `409` where no other endpoint is named."""
-    async with once.asking(store):
-        found = await _decide_all(service.Decision.REPLAY, services, store, caller, body)
-    response.status_code = HTTPStatus.ACCEPTED if found.batch_gid is not None else HTTPStatus.OK
-    return await once.keep_asked(store, found, HTTPStatus(response.status_code), caller.tenant_gid)
+    found = await _decide_all(service.Decision.REPLAY, services, store, caller, body, once)
+    if found.batch_gid is None:
+        response.status_code = HTTPStatus.OK
+    return found
 
 
 @router.post(
@@ -111,10 +111,10 @@ async def purge_dead_letters(
     once: OnceDep = NOT_KEYED,
 ) -> BulkOperation:
     """Discard all that match."""
-    async with once.asking(store):
-        found = await _decide_all(service.Decision.DISCARD, services, store, caller, body)
-    response.status_code = HTTPStatus.ACCEPTED if found.batch_gid is not None else HTTPStatus.OK
-    return await once.keep_asked(store, found, HTTPStatus(response.status_code), caller.tenant_gid)
+    found = await _decide_all(service.Decision.DISCARD, services, store, caller, body, once)
+    if found.batch_gid is None:
+        response.status_code = HTTPStatus.OK
+    return found
 
 
 @router.post(
@@ -168,9 +168,13 @@ def _reason(body: Decision | None) -> str:
 
 
 async def _decide_all(
-    decision: service.Decision, services: Services, store: TenantScope, caller: Caller, body: BulkRequest
+    decision: service.Decision, services: Services, store: TenantScope, caller: Caller, body: BulkRequest, once: Once
 ) -> BulkOperation:
-    found = await services.dead_letters.decide_all(
-        decision, store, caller.actor, body.query(), reason=body.reason, dry_run=body.dry_run
-    )
-    return BulkOperation.model_validate(found)
+    async with once.asking(store):
+        found = BulkOperation.model_validate(
+            await services.dead_letters.decide_all(
+                decision, store, caller.actor, body.query(), reason=body.reason, dry_run=body.dry_run
+            )
+        )
+    status = HTTPStatus.OK if found.batch_gid is None else HTTPStatus.ACCEPTED
+    return await once.keep_asked(store, found, status, caller.tenant_gid)

@@ -9,6 +9,7 @@ from fastapi import Request
 from api.decoding import checked_utf8, decoded
 from api.problems import invalid
 from everhook.errors import PayloadTooLarge
+from everhook.field_errors import beyond
 from everhook.pulling.leases import Ack, Extend, Nack
 
 MAX_LINES = 500
@@ -72,7 +73,7 @@ def _ack(line: AckBody, at: str) -> Ack:
 def _nack(line: NackBody, at: str) -> Nack:
     wait = line.retry_after_seconds
     if wait is not None and not 0 <= wait <= MAX_RETRY_AFTER_S:
-        raise invalid(f"{at}.retryAfterSeconds", f"takes 0 to {MAX_RETRY_AFTER_S}", _bound(wait < 0))
+        raise invalid(f"{at}.retryAfterSeconds", f"takes 0 to {MAX_RETRY_AFTER_S}", beyond(wait < 0))
     if len(line.reason) > MAX_REASON:
         raise invalid(f"{at}.reason", f"takes at most {MAX_REASON} characters", "string_too_long")
     return Nack(line.lease, line.reason, timedelta(seconds=wait) if wait is not None else None, line.dead_letter)
@@ -80,9 +81,5 @@ def _nack(line: NackBody, at: str) -> Nack:
 
 def _extend(line: ExtendBody, at: str) -> Extend:
     if not MIN_LEASE_S <= line.seconds <= MAX_LEASE_S:
-        raise invalid(f"{at}.seconds", f"takes {MIN_LEASE_S} to {MAX_LEASE_S}", _bound(line.seconds < MIN_LEASE_S))
+        raise invalid(f"{at}.seconds", f"takes {MIN_LEASE_S} to {MAX_LEASE_S}", beyond(line.seconds < MIN_LEASE_S))
     return Extend(line.lease, timedelta(seconds=line.seconds))
-
-
-def _bound(is_below: bool) -> str:
-    return "greater_than_equal" if is_below else "less_than_equal"

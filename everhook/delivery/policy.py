@@ -5,7 +5,7 @@ preset, a list of delays, or an exponential. `resolve` merges the channel's and 
 `DeliveryPolicy`, which knows only delays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -107,19 +107,19 @@ UNREADABLE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 SCHEDULE_KEYS = ("preset", "delaysSeconds", "exponential")
 
 
-def resolve(*specs: Mapping[str, Any] | None) -> DeliveryPolicy:
+def resolve(*specs: Mapping[str, Any] | None, on_unreadable: Callable[[], None] = lambda: None) -> DeliveryPolicy:
     """Merge policies into one: later ones override earlier ones key by key; a schedule replaces a whole schedule.
 
-    A policy that cannot be read, such as one of a newer version, is left out.
+    A policy that cannot be read, such as one of a newer version, is left out, and `on_unreadable` is called.
     """
     try:
         return _resolved(specs)
     except UNREADABLE:
-        return _resolved([spec for spec in specs if is_readable(spec)])
+        on_unreadable()
+        return _resolved([spec for spec in specs if _is_readable(spec)])
 
 
-def is_readable(spec: Mapping[str, Any] | None) -> bool:
-    """Whether a stored policy can be resolved."""
+def _is_readable(spec: Mapping[str, Any] | None) -> bool:
     try:
         _resolved([spec])
     except UNREADABLE:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from everhook.errors import InvalidField
-from everhook.field_errors import PATTERN, words
+from everhook.field_errors import PATTERN, beyond, words
 
 MAX_ATTRIBUTES = 50
 MAX_ATTRIBUTES_BYTES = 4 * 1024
@@ -55,8 +55,8 @@ def delivery_time(
     if delay_seconds is not None:
         field = f"{at}delaySeconds"
         if not 0 <= delay_seconds <= MAX_AHEAD.total_seconds():  # also false for a NaN
-            code = "greater_than_equal" if delay_seconds < 0 else "less_than_equal"
-            raise InvalidField(field, f"takes 0 to {int(MAX_AHEAD.total_seconds())} seconds, which is 30 days", code)
+            reason = f"takes 0 to {int(MAX_AHEAD.total_seconds())} seconds, which is 30 days"
+            raise InvalidField(field, reason, beyond(delay_seconds < 0))
         wanted = moment + timedelta(seconds=delay_seconds)
     else:
         assert deliver_at is not None

@@ -6,8 +6,9 @@ version in the same transaction, and a publish compares it in its own transactio
 `201` gets every message published later.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from sqlmodel import col
 
 from everhook.contracts import DeliveryMode
 from everhook.delivery.limits import queue_limit
-from everhook.delivery.policy import is_readable, resolve
+from everhook.delivery.policy import resolve
 from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import compiled
 from everhook.publishing.matching import stored_filter
@@ -88,7 +89,7 @@ _OF_ENDPOINT: tuple[Any, ...] = (
 )
 
 
-def _route(row: Any) -> Route:
+def _route(row: Any, on_unreadable: Callable[[], None] = lambda: None) -> Route:
     """The route to the endpoint of a row with the columns `_OF_ENDPOINT`, regardless of subscriptions."""
     return Route(
         endpoint_gid=row.endpoint_gid,
@@ -96,7 +97,7 @@ def _route(row: Any) -> Route:
         tenant=row.tenant,
         events=(),
         filter=None,
-        policy=resolve(row.channel_policy, row.endpoint_policy),
+        policy=resolve(row.channel_policy, row.endpoint_policy, on_unreadable=on_unreadable),
         rate_limit=queue_limit(row.rate_limit, row.max_in_flight),
         mode=row.mode,
         # Handlers are loaded by senders; their templates would only take memory here.
@@ -129,11 +130,8 @@ async def _bump(session: AsyncSession, chosen: ColumnElement[bool], *, at_once: 
     return changed.first() is not None
 
 
-def _noted(row: Any) -> Route:
-    """The same; a policy that cannot be read is logged."""
-    if not is_readable(row.endpoint_policy) or not is_readable(row.channel_policy):
-        log.error("a stored policy cannot be read; deliveries do without it", endpoint_gid=row.endpoint_gid)
-    return _route(row)
+def _log_unreadable(endpoint_gid: str) -> None:
+    log.error("a stored policy cannot be read; deliveries do without it", endpoint_gid=endpoint_gid)
 
 
 async def _load(connection: AsyncConnection, channel: str) -> Routes:
@@ -160,7 +158,12 @@ async def _load(connection: AsyncConnection, channel: str) -> Routes:
     )
     gates, validation = settings.one_or_none() or ((), ValidationMode.OFF)
     routes = (
-        replace(_noted(row), subscription_gid=row.gid, events=tuple(row.events), filter=stored_filter(row.filter))
+        replace(
+            _route(row, partial(_log_unreadable, row.endpoint_gid)),
+            subscription_gid=row.gid,
+            events=tuple(row.events),
+            filter=stored_filter(row.filter),
+        )
         for row in rows
     )
     return Routes.of(routes, compiled(gates or ()), validation)

@@ -30,7 +30,7 @@ export async function refresh(page) {
     const response = await fetch(page.location.href).catch(() => null);
     if (!response?.ok || response.redirected) continue;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-region=page]");
-    if (!fresh || page.querySelector(":popover-open")) continue;
+    if (!fresh) continue;
     waiting.set("page", fresh.innerHTML);
     swapAll(page);
     if (!waiting.has("page") && !fresh.hasAttribute("data-refresh")) return;
