@@ -259,8 +259,12 @@ def _response(problem: Problem) -> Response:
     )
 
 
+MAX_ERRORS = 100
+"""Errors in one response: a body may have 100,000 unknown fields, and each is compared with the known ones."""
+
+
 def _from_validation(request: Request, errors: Sequence[Any]) -> Problem:
-    fields = [_field_error(request, error) for error in errors]
+    fields = [_field_error(request, error) for error in errors[:MAX_ERRORS]]
     if any(error["type"] == "json_invalid" for error in errors):
         return malformed(why_not_json(_body_of(request)))
     return Problem(problem_types.INVALID_REQUEST, _detail_of(fields), errors=fields)

@@ -78,6 +78,9 @@ _WORDS: Mapping[str, str] = {
     PATTERN: "must match the pattern {pattern}",
 }
 
+LONGEST_NAME = 100
+"""Characters of a name that is compared with others."""
+
 _OTHER_NAMES: Mapping[str, str] = {
     "eventType": "type",
     "filterTypes": "events",
@@ -110,6 +113,8 @@ def words(code: str) -> str:
 
 def meant(name: str, known: Collection[str]) -> str | None:
     """The known name that another one probably stands for."""
+    if len(name) > LONGEST_NAME:
+        return None
     camel = to_camel(name) if "_" in name else name
     for candidate in (camel, _OTHER_NAMES.get(camel)):
         if candidate in known:

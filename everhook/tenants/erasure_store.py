@@ -1,10 +1,11 @@
 """Erases a tenant: one transaction makes it inaccessible, then all its data is deleted."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.sql.dml import Delete, Update
 from sqlmodel import col
 
@@ -189,6 +190,17 @@ def _end_gates(delivery_gids: Sequence[str]) -> tuple[Update, ...]:
     )
 
 
+async def _remove_deliveries(connection: AsyncConnection, *, gids: Sequence[str], tenant_gid: str) -> None:
+    """Delete deliveries, and messages that went to their endpoints alone. These are locked first: a replay, which locks
+    its message too, may be sending one to another tenant."""
+    its_messages = select(col(Delivery.message_gid)).where(col(Delivery.gid).in_(gids))
+    addressed = (col(Message.gid).in_(its_messages), col(Message.endpoint_gid).is_not(None))
+    await connection.execute(select(col(Message.gid)).where(*addressed).order_by(col(Message.gid)).with_for_update())
+    alone = (await connection.execute(sent_to_one_endpoint(gids, tenant_gid))).scalars().all()
+    for statement in (*_delete_messages(alone), *_delete_deliveries(gids)):
+        await connection.execute(statement)
+
+
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """Delete all data of a tenant, its own row last. It can be interrupted at any point and run again.
 
@@ -198,8 +210,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     """
     await bulk.delete(OperationalEvent, col(OperationalEvent.tenant_gid) == tenant_gid)  # none becomes a message now
     async for gids in bulk.pages(deliveries_of(tenant_gid)):
-        alone = await bulk.find(sent_to_one_endpoint(gids, tenant_gid))
-        await bulk.change(*_delete_messages(alone), *_delete_deliveries(gids))
+        await bulk.transact(partial(_remove_deliveries, gids=gids, tenant_gid=tenant_gid))
     for its_messages in (scheduled_for_endpoints_of(tenant_gid), messages_of(tenant_gid)):
         async for gids in bulk.pages(its_messages):
             async for deliveries in bulk.batches(deliveries_to_others(gids, tenant_gid)):

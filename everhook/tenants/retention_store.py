@@ -254,18 +254,16 @@ async def _erase_if_over(
     the caller dies.
     """
     locked = (
-        select(col(Message.gid))
-        .where(col(Message.gid).in_(gids), col(Message.payload).is_not(None))
+        select(col(Message.gid), col(Message.payload).is_not(None))
+        .where(col(Message.gid).in_(gids))
         .order_by(col(Message.gid))
         .with_for_update()
     )
-    with_payload = (await connection.execute(locked)).scalars().all()
-    if not with_payload:
-        return list(gids)
+    rows = (await connection.execute(locked)).all()
     replayed: set[str] = set()
-    for statement in _unfinished(with_payload, in_progress):
+    for statement in _unfinished(gids, in_progress):
         replayed.update((await connection.execute(statement)).scalars())
-    erased = [gid for gid in with_payload if gid not in replayed]
+    erased = [gid for gid, has_payload in rows if has_payload and gid not in replayed]
     if erased:
         await connection.execute(
             update(Message)

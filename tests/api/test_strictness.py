@@ -16,11 +16,12 @@ from api.dead_letters.schemas import BulkRequest, Decision
 from api.dependencies import PageRequest, list_tag
 from api.endpoints import schemas as endpoint_schemas
 from api.endpoints.schemas import SecretRotation
+from api.problems import MAX_ERRORS
 from api.subscriptions import schemas as subscription_schemas
 from api.tenants import schemas as tenants
-from everhook.field_errors import MEANINGS
+from everhook.field_errors import MEANINGS, meant
 from everhook.storage import tables  # noqa: F401 - the models
-from testing.api import JSON, ON_SHARED, UNKNOWN_SUFFIX, Api, assert_problem, ok, openapi_document
+from testing.api import JSON, ON_SHARED, RECEIVER_URL, UNKNOWN_SUFFIX, Api, assert_problem, ok, openapi_document
 from tests.api.walking import operations
 
 DOCUMENT = openapi_document()
@@ -401,3 +402,15 @@ async def test_values_that_json_cannot_represent_are_refused(
     content = json.dumps(body).replace(str(HUGE), number)
     response = await shared.http.post(path, content=content, headers={"content-type": "application/json"})
     assert_problem(response, 422, named)
+
+
+async def test_a_body_of_many_unknown_fields_is_refused_with_the_first_of_them(api: Api) -> None:
+    """Each is compared with the known ones, which must not take the event loop for seconds."""
+    names = {f"rateLimits{number}": 1 for number in range(3_000)} | {"u" * 100_000: 1}
+    problem = assert_problem(await api.post("/v1/endpoints", {"url": RECEIVER_URL, **names}), 422)
+    assert len(problem["errors"]) == MAX_ERRORS
+
+
+def test_a_name_that_is_longer_than_any_field_is_not_compared() -> None:
+    assert meant("rateLimits", ["rateLimit"]) == "rateLimit"
+    assert meant("rateLimit" + "s" * 100, ["rateLimit" + "s" * 99]) is None

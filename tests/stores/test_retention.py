@@ -13,6 +13,7 @@ from sqlmodel import SQLModel, col
 from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus, RetentionResult
 from everhook.ids import Kind, new_gid
+from everhook.publishing.erasure_store import erase_payload
 from everhook.settings import Settings
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database
@@ -29,6 +30,7 @@ from everhook.storage.tables import (
     EndpointSecret,
     Message,
     OperationalEvent,
+    PayloadErasure,
     Receipt,
     ReplayMode,
     now,
@@ -121,6 +123,27 @@ async def test_a_message_that_is_replayed_after_a_pass_has_looked_at_it_stays_wh
     message = await message_of(store.database, delivery)
     assert message is not None and message.payload == b'{"a":1}'
     assert [await store.count(table) for table in (Delivery, Attempt)] == [1, 1]
+
+
+@pytest.mark.parametrize("period", ["payloads", "deliveries"])
+async def test_a_message_that_is_replayed_and_erased_while_a_pass_waits_for_another_stays(
+    store: Store, other_database: Database, period: str
+) -> None:
+    """Its delivery ends as a dead letter, and the response to its attempt in flight is still to be erased."""
+    first, second = await history(store, 92, ended=90.6), await history(store, 91, ended=90.5)
+    async with other_database.write_connection() as holder:
+        await holder.execute(select(col(Message.gid)).where(col(Message.gid) == first.message_gid).with_for_update())
+        passing = asyncio.create_task(passed(store, replace(FOR_EVER, **{period: timedelta(days=30)})))
+        await asyncio.sleep(0.2)
+        assert not passing.done()
+        async with other_database.writing() as session:
+            reopened = update(Delivery).where(col(Delivery.gid) == second.gid)
+            await session.execute(reopened.values(status=DeliveryStatus.RETRYING, completed_at=None))
+            assert await erase_payload(session, second.message_gid)
+    await passing
+    async with store.database.reading() as session:
+        assert await session.get(Delivery, second.gid) is not None
+        assert await session.get(PayloadErasure, second.message_gid) is not None
 
 
 async def of_channel(store: Store, name: str, ages: Sequence[float], days: float | None = None) -> list[Message]:

@@ -1,17 +1,19 @@
 """An erased tenant is gone at once for all clients; then nothing of it is left, and nothing of others is removed."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, col
 
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.endpoints import store as endpoints
 from everhook.health.score import Level
 from everhook.storage.bulk import Bulk
-from everhook.storage.statements import table_of
+from everhook.storage.engine import Database
+from everhook.storage.statements import insert_into, table_of
 from everhook.storage.tables import (
     DEFAULT_TENANT_GID,
     ApiKey,
@@ -205,6 +207,25 @@ async def test_no_delivery_of_another_tenant_is_left_without_its_message(store: 
         [message] = (await session.execute(select(Message))).scalars()
     assert (delivery.gid, message.gid) == (second.gid, sent_again.gid)
     assert await store.count(Attempt) == 1
+
+
+async def test_a_message_that_is_sent_to_another_tenant_during_the_erasure_stays(
+    store: Store, other_database: Database
+) -> None:
+    tenant_gid, other_gid = await store.tenant("acme"), await store.tenant("other")
+    its_own, others = await store.subscribed(tenant_gid), await store.subscribed(other_gid)
+    message = past.message(1, endpoint_gid=its_own.gid)
+    await keep(store.database, message, past.delivery(message, its_own, ended=1))
+    await begun(store, tenant_gid)
+    async with other_database.write_connection() as replay:
+        await replay.execute(select(col(Message.gid)).with_for_update())
+        removing = asyncio.create_task(remove(Bulk(store.database), tenant_gid))
+        await asyncio.sleep(0.2)
+        assert not removing.done()
+        again = past.delivery(message, others, ended=None)
+        await replay.execute(insert_into(Delivery), [again.model_dump()])
+    await removing
+    assert [await store.count(table) for table in (Message, Delivery)] == [1, 1]
 
 
 @pytest.mark.both_databases
