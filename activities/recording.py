@@ -1,6 +1,7 @@
 """The activities that record what happens to a delivery. Running one of them twice changes nothing."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from temporalio import activity
 
@@ -50,10 +51,12 @@ class RecordingActivities:
             await self._recorder.attempt(record, late)
 
     @activity.defn(name="dead_letter")
-    async def dead_letter(self, input: DeadLetterInput) -> None:
+    async def dead_letter(self, input: DeadLetterInput) -> datetime | None:
+        """Returns since when the delivery is a dead letter."""
         async with self._database.writing() as session:
-            freed = await dead_letter(session, input.delivery_gid, input.round, input.reason, now() + input.retention)
-        self._on_freed(freed)
+            dead = await dead_letter(session, input.delivery_gid, input.round, input.reason, now() + input.retention)
+        self._on_freed(dead.freed)
+        return dead.at
 
     @activity.defn(name="open_round")
     async def open_round(self, input: RoundInput) -> DeliveryInput:

@@ -390,7 +390,7 @@ class PulledState:
 
     `attempts` are those of the round, `last` is the outcome of the last one. While the delivery is `AVAILABLE` or
     `AWAITING_DECISION`, `check_at` is when there is something to do. `task` is the open task of a delivery to an inbox,
-    `outcome` the name of the outcome of one that was decided.
+    `outcome` the name of the outcome of one that was decided. `dead_lettered_at` is that of the database.
     """
 
     status: DeliveryStatus
@@ -400,6 +400,7 @@ class PulledState:
     last: AttemptOutcome | None = None
     task: TaskProgress | None = None
     outcome: str | None = None
+    dead_lettered_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class DeliveryWorkflow:
         self._replay: OperatorAction | None = None
         self._early_replay: OperatorAction | None = None
         self._discard: OperatorAction | None = None
+        self._dead_since = input.dead_letter.since if input.dead_letter else None
         self._settled = False
         self._shown_due_at: datetime | None = None
         self._step = 0
@@ -105,7 +106,7 @@ class DeliveryWorkflow:
         if input.dead_letter is None:
             self._reason = await (self._pulled_round() if self._is_pulled() else self._round())
             if self._reason is not None and not self._is_pulled():
-                await self._record_dead_letter(self._reason)
+                self._dead_since = await self._record_dead_letter(self._reason)
         if self._reason is not None:
             self._show_dead_letter(self._reason)
             await self._await_operator()
@@ -220,6 +221,7 @@ class DeliveryWorkflow:
                 # The database had the dead letter before this workflow knows of it: a replay may have come meanwhile.
                 if self._early_replay is not None and workflow.patched("replay-during-check"):
                     self._replay = self._early_replay
+                self._dead_since = state.dead_lettered_at
                 return state.reason or DeadLetterReason.EXHAUSTED
             await self._await_news(state)
         return None
@@ -462,10 +464,11 @@ class DeliveryWorkflow:
             )
         )
 
-    async def _record_dead_letter(self, reason: DeadLetterReason) -> None:
-        """Record the dead letter before it can be found by search, so that it can be read as soon as it is found."""
+    async def _record_dead_letter(self, reason: DeadLetterReason) -> datetime | None:
+        """Record the dead letter before it can be found by search, so that it can be read as soon as it is found.
+        Returns its moment in the database; activities of earlier versions return None."""
         input = self._input
-        await workflow.execute_activity_method(
+        return await workflow.execute_activity_method(
             RecordingActivities.dead_letter,
             DeadLetterInput(input.delivery_gid, reason, input.round, input.dead_letter_retention),
             start_to_close_timeout=RECORD_TIMEOUT,
@@ -478,7 +481,8 @@ class DeliveryWorkflow:
         self._status = self._shown_status = DeliveryStatus.DEAD_LETTERED
         self._waiting_for, self._next_attempt_at = "an operator", None
         known = input.dead_letter
-        since = known.since if known else workflow.now()
+        # Bulk replays choose by this time here, and count by the one of the database.
+        since = self._dead_since or workflow.now()
         status_code = known.status_code if known else self._last.status_code if self._last else None
         workflow.upsert_search_attributes(
             [

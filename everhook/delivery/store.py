@@ -38,11 +38,19 @@ async def mark_dispatched(connection: AsyncConnection, started: Collection[tuple
         )
 
 
+@dataclass(frozen=True)
+class DeadLettered:
+    """`at` is the delivery's `dead_lettered_at`; None if it is no dead letter of that round. `freed` are the deliveries
+    whose turn in their group it is now."""
+
+    at: datetime | None
+    freed: Sequence[Freed] = ()
+
+
 async def dead_letter(
     session: AsyncSession, gid: str, round_: int, reason: DeadLetterReason, until: datetime
-) -> Sequence[Freed]:
-    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing. Returns the
-    deliveries whose turn in their group it is now.
+) -> DeadLettered:
+    """Dead-letter a delivery and record the event for operators. Running this twice changes nothing.
 
     A dead letter on a channel of Everhook itself is not an event: the event could not be delivered either.
     """
@@ -62,10 +70,12 @@ async def dead_letter(
             parked_at=None,
             due_at=until,
         )
-        .returning(*(col(getattr(Delivery, name)) for name in _REPORTED))
+        .returning(*(col(getattr(Delivery, name)) for name in _RETURNED))
     )
     row = changed.one_or_none()
-    if row is not None and not is_reserved(row.channel):
+    if row is None:
+        return DeadLettered(await _dead_since(session, gid, round_))
+    if not is_reserved(row.channel):
         record_event(
             session,
             EventKind.DEAD_LETTERED,
@@ -82,13 +92,24 @@ async def dead_letter(
                 "error": row.last_error,
             },
         )
-    if row is None:
-        return ()
-    return await settle_dead_letter(await session.connection(), gid, reason)
+    return DeadLettered(row.dead_lettered_at, await settle_dead_letter(await session.connection(), gid, reason))
 
 
-_REPORTED = ("tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error")
-"""The columns that the event reports."""
+_RETURNED = (
+    "tenant_gid", "endpoint_gid", "message_gid", "channel", "event_type", "last_status_code", "last_error",
+    "dead_lettered_at",
+)  # fmt: skip
+
+
+async def _dead_since(session: AsyncSession, gid: str, round_: int) -> datetime | None:
+    found = await session.execute(
+        select(col(Delivery.dead_lettered_at)).where(
+            col(Delivery.gid) == gid,
+            col(Delivery.round) == round_,
+            col(Delivery.status) == DeliveryStatus.DEAD_LETTERED,
+        )
+    )
+    return found.scalar_one_or_none()
 
 
 async def open_round(session: AsyncSession, gid: str, after: int, action: OperatorAction) -> bool:

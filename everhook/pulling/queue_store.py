@@ -481,6 +481,7 @@ class PulledDelivery:
     status: DeliveryStatus
     attempts: int
     reason: DeadLetterReason | None
+    dead_lettered_at: datetime | None
     endpoint_gid: str
     tenant_gid: str
     tenant: str
@@ -524,6 +525,7 @@ async def pulled_delivery(session: AsyncSession, delivery_gid: str) -> PulledDel
         delivery.status,
         delivery.attempts,
         delivery.reason,
+        delivery.dead_lettered_at,
         delivery.endpoint_gid,
         delivery.tenant_gid,
         tenant,

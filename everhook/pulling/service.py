@@ -344,10 +344,10 @@ class PullQueue:
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
             await queue.remove(connection, [check.delivery_gid])
-            freed = await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
-        self._on_freed([*after.freed, *freed])
+            dead = await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+        self._on_freed([*after.freed, *dead.freed])
         self._report(endpoint, after)
-        return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason)
+        return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason, dead_lettered_at=dead.at)
 
     async def _held(self, connection: Connection, endpoint: PulledEndpoint) -> Held | None:
         state = (await endpoint_states(connection, [endpoint.gid], count_leases=True)).get(endpoint.gid)
@@ -802,7 +802,9 @@ def pulled_state(delivery: PulledDelivery) -> PulledState:
         last = AttemptOutcome(
             attempt.verdict, error=attempt.error, attempt_gid=attempt.gid, duration_ms=attempt.duration_ms
         )
-    return PulledState(delivery.status, delivery.attempts, delivery.reason, last=last)
+    return PulledState(
+        delivery.status, delivery.attempts, delivery.reason, last=last, dead_lettered_at=delivery.dead_lettered_at
+    )
 
 
 def _in_streak(state: EndpointState | None) -> bool:

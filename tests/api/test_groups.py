@@ -63,7 +63,7 @@ class Settling:
 
     async def dead_letter(self, gid: str, reason: DeadLetterReason = DeadLetterReason.EXHAUSTED) -> None:
         async with self._api.database.writing() as session:
-            self._note(await dead_letter(session, gid, 1, reason, now()))
+            self._note((await dead_letter(session, gid, 1, reason, now())).freed)
 
     async def discard(self, gid: str) -> None:
         async with self._api.database.writing() as session:

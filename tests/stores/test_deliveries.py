@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -94,6 +94,22 @@ async def test_a_dead_letter_creates_exactly_one_event(store: Store) -> None:
         "statusCode": None,
         "error": None,
     }
+
+
+@pytest.mark.both_databases
+async def test_dead_lettering_returns_since_when_the_delivery_is_a_dead_letter(store: Store) -> None:
+    async def again(round_: int) -> datetime | None:
+        async with store.database.writing() as session:
+            dead = await deliveries.dead_letter(session, delivery.gid, round_, DeadLetterReason.EXHAUSTED, moment(99))
+        return dead.at
+
+    delivery = await store.delivery()
+    first = await again(1)
+    assert first is not None
+    assert (await again(1), await again(2)) == (first, None)
+    assert (await store.read(delivery)).dead_lettered_at == first
+    await take(store, delivery, open_round)
+    assert await again(1) is None
 
 
 @pytest.mark.both_databases

@@ -241,6 +241,7 @@ class FakeActivities:
         self.handlings: Script[HandlerResult] = Script(HandlerResult(DELIVERED))
         self.pulls: Script[PulledState] = Script(PulledState(DeliveryStatus.DELIVERED, attempts=1))
         self.task = FakeTask()
+        self.dead_since: datetime | None = None
         self.turns: Script[ReplayProgress] = Script(ReplayProgress(more=False))
         self._clock = clock
         self._gates: defaultdict[str, list[Gate]] = defaultdict(list)
@@ -310,8 +311,9 @@ class FakeActivities:
         await self._called("record_attempt", record)
 
     @activity.defn(name="dead_letter")
-    async def dead_letter(self, note: DeadLetterInput) -> None:
+    async def dead_letter(self, note: DeadLetterInput) -> datetime | None:
         await self._called("dead_letter", note)
+        return self.dead_since
 
     @activity.defn(name="open_round")
     async def open_round(self, input: RoundInput) -> DeliveryInput:

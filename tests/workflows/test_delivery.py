@@ -436,6 +436,17 @@ async def test_a_dead_letter_is_found_by_its_search_attributes(engine: Engine) -
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
     assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.REJECTED
     assert await attribute(handle, sa.STATUS_CODE) == 404
+
+
+async def test_the_search_knows_a_dead_letter_by_the_time_that_the_database_has(engine: Engine) -> None:
+    """Bulk replays count in the database and choose in Temporal."""
+    engine.fakes.dead_since = LONG_AGO
+    handle = await dead(engine, REJECTED)
+    assert datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT)) == LONG_AGO
+
+
+async def test_an_activity_of_an_earlier_version_does_not_return_the_time_of_a_dead_letter(engine: Engine) -> None:
+    handle = await dead(engine, REJECTED)
     died_at = datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT))
     assert abs(died_at - await engine.now()) < MINUTE
 

@@ -1,6 +1,7 @@
 """The workflow that guards a delivery which consumers pull: it asks the database, and does what follows."""
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -14,7 +15,7 @@ from everhook.contracts import (
     ReleaseInput,
 )
 from everhook.temporal import search_attributes as sa
-from tests.workflows.engine import DELIVERED, DeliveryHandle, Engine, Script, attribute
+from tests.workflows.engine import DELIVERED, LONG_AGO, DeliveryHandle, Engine, Script, attribute
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,10 +58,11 @@ async def test_the_workflow_checks_the_round_again_when_it_may_have_ended(engine
 
 
 async def test_a_dead_letter_waits_for_an_operator_and_a_replay_guards_the_next_round(engine: Engine) -> None:
-    dead = over(DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXHAUSTED)
+    dead = replace(over(DeliveryStatus.DEAD_LETTERED, DeadLetterReason.EXHAUSTED), dead_lettered_at=LONG_AGO)
     handle = await guarded(engine, dead, over(DeliveryStatus.DELIVERED))
     state = await engine.until(handle, DeliveryStatus.DEAD_LETTERED)
     assert state.dead_letter_reason is DeadLetterReason.EXHAUSTED
+    assert datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT)) == LONG_AGO
     assert engine.fakes.of("dead_letter") == []  # the check has recorded it
     await handle.signal("replay", OperatorAction("ann"))
     result = await engine.result_without_skipping(handle)

@@ -14,6 +14,7 @@ from everhook import __version__
 from everhook.contracts import DELIVERY_WORKFLOW, OperatorAction
 from everhook.ids import delivery_workflow_id
 from everhook.storage.tables import Batch, BatchKind
+from everhook.temporal.search_attributes import DEAD_LETTERED_AT
 from testing.api import JSON, Api, accepted, assert_problem, created, ok
 from testing.receiver import Response
 from testing.waiting import assert_eventually
@@ -54,6 +55,16 @@ async def test_a_rejected_delivery_is_shown_with_the_response_of_the_endpoint(li
     assert [item["deliveryGid"] for item in listed] == [gid]
     delivery = ok(await live.api.get(f"/v1/deliveries/{gid}"))
     assert delivery == {key: value for key, value in letter.items() if not key.startswith("payload")}
+
+
+async def test_temporal_and_the_database_have_one_time_of_a_dead_letter(live: Live) -> None:
+    """Bulk replays count in the database and choose in Temporal."""
+    gid = await refused(live)
+    await visible(live, gid)
+    workflow = await live.temporal.get_workflow_handle(delivery_workflow_id(gid)).describe()
+    letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
+    known = workflow.typed_search_attributes[DEAD_LETTERED_AT]
+    assert known == datetime.fromisoformat(letter["deadLetteredAt"])
 
 
 @pytest.mark.parametrize("payload", [b'{"a":"\\u0000","a":1e400}', b'{ "n" : 123456789012345678901234567890 }'])
@@ -193,7 +204,6 @@ async def test_a_bulk_replay_replays_exactly_what_its_filter_selects(live: Live,
     bystander = Live(live.api, live.receiver, live.temporal)
     tenant = bystander.name if part == "tenant" else live.name
     other = await exhausted(bystander, tenant)
-    await visible(live, other)  # Temporal's time of a dead letter is that of its workflow, a moment after the row's
     gid = await refused(live)
     await visible(live, gid, other)
     letter = ok(await live.api.get(f"/v1/dead-letters/{gid}"))
