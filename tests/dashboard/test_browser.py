@@ -385,8 +385,17 @@ async def test_an_endpoint_is_created_its_secret_shown_once_changed_and_deleted(
     await page.get_by_label("URL").fill(stage.receiver.url_for(path))
     await page.get_by_label("Channel").select_option(channel)
     await page.get_by_label("Schedule").select_option("brisk")
-    await page.get_by_role("button", name="Create endpoint").click()
+    sent: list[str] = []
+
+    async def take_long(route: Route) -> None:  # as long as a person takes for the second click
+        sent.append(route.request.method)
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
+    await page.route("**/endpoints/new", take_long)
+    await page.get_by_role("button", name="Create endpoint").dblclick(delay=100)
     await expect(page.get_by_text("shown this once")).to_be_visible()
+    assert sent == ["POST"]
     await expect(page.get_by_text(re.compile("^whsec_")).first).to_be_visible()
     await page.get_by_role("link", name="Edit").first.click()
     await expect(page.get_by_text("whsec_")).to_have_count(0)

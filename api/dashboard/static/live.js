@@ -105,12 +105,18 @@ function isInUse(page, region) {
   if (region.querySelector(":popover-open")) return true;
   const selection = page.getSelection();
   if (selection && !selection.isCollapsed && selection.containsNode(region, true)) return true;
-  return [...region.querySelectorAll("input, textarea")].some((field) => {
-    if (field instanceof HTMLInputElement) {
-      return field.value !== field.defaultValue || field.checked !== field.defaultChecked;
-    }
-    return field instanceof HTMLTextAreaElement && field.value !== field.defaultValue;
-  });
+  return [...region.querySelectorAll("input, textarea, select")].some(isChanged);
+}
+
+/** @param {Element} field */
+function isChanged(field) {
+  if (field instanceof HTMLInputElement) {
+    return field.value !== field.defaultValue || field.checked !== field.defaultChecked;
+  }
+  if (field instanceof HTMLTextAreaElement) return field.value !== field.defaultValue;
+  if (!(field instanceof HTMLSelectElement)) return false;
+  const byDefault = [...field.options].findLastIndex((option) => option.defaultSelected);
+  return field.selectedIndex !== Math.max(byDefault, 0);
 }
 
 /**
