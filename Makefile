@@ -8,7 +8,7 @@
 #   make bench-production   the same with API, worker, Temporal and PostgreSQL as separate processes (builds Temporal: needs Go)
 #   make bench-large  what a PostgreSQL database with 1,000,000 deliveries costs, and its upgrade from the first schema
 #   make client-models   generate the models of the Python client from the OpenAPI document
-#   make lock     update both lock files from pyproject.toml (needs uv)
+#   make lock     update the lock files from pyproject.toml
 #   make clean    remove .venv and caches; keeps the data of `make dev` (.everhook)
 
 PYTHON ?= python3
@@ -17,6 +17,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 TEST_PROCESSES ?= 4
 
@@ -72,8 +74,11 @@ client-models: $(READY)
 	$(BIN)/python -m testing.client_models
 
 # What hashes pin, and nothing else (`--no-deps`: the lock is complete, and overrides a bound: see pyproject.toml); then
-# this checkout and its client, which need no more than that.
-$(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml
+# this checkout and its client, which need no more than that. uv installs in 5 s what takes pip 60; pip stands in where uv
+# cannot, for it does not read the configuration of pip (of a company's index, say).
+LOCKED := --no-deps --require-hashes --requirement
+
+$(READY): requirements.lock requirements-uv.lock pyproject.toml sdk/python/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; Everhook needs Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Everhook needs Python 3.11 or newer; \`$(PYTHON)\` is `$(PYTHON) --version 2>&1`. Name another: make PYTHON=python3.12 …" >&2; \
@@ -83,16 +88,17 @@ $(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml
 		exit 1; }
 	@echo "Setting up $(VENV) (once; again when requirements.lock changes) …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e sdk/python -e .
+	@$(PIP) $(LOCKED) requirements-uv.lock
+	@$(UV) $(LOCKED) requirements.lock || $(PIP) $(LOCKED) requirements.lock
+	@$(UV) --no-deps --no-build-isolation -e sdk/python -e .
 	@touch $@
 
-lock:
-	@command -v uv >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv/)" >&2; exit 1; }
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links --group dev --all-extras \
-		--no-emit-package everhook-client pyproject.toml -o requirements.lock
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--no-emit-package everhook-client pyproject.toml -o requirements-runtime.lock
+LOCK := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links
+
+lock: $(READY)
+	$(LOCK) --group dev --all-extras --no-emit-package everhook-client pyproject.toml -o requirements.lock
+	$(LOCK) --no-emit-package everhook-client pyproject.toml -o requirements-runtime.lock
+	echo uv | $(LOCK) - -o requirements-uv.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
