@@ -16,12 +16,13 @@ def fields(circuit: Mapping[str, Any] | None) -> dict[str, str]:
     """What the form is filled with."""
     given = circuit or {}
     filled = {
-        "failureThreshold": f"{given['failureThreshold']}" if "failureThreshold" in given else "",
-        "releasePerSecond": f"{given['releasePerSecond']:g}" if "releasePerSecond" in given else "",
-        "releasePerSecondMax": f"{given['releasePerSecondMax']:g}" if "releasePerSecondMax" in given else "",
+        "failureThreshold": str(given.get("failureThreshold", "")),
+        "releasePerSecond": text.figure(given.get("releasePerSecond", "")),
+        "releasePerSecondMax": text.figure(given.get("releasePerSecondMax", "")),
     }
     for field, key, unit_s in _DURATIONS:
-        filled[field] = text.exact_duration(given[key] * unit_s) if key in given else ""
+        value = given.get(key, "")
+        filled[field] = text.exact_duration(value * unit_s) if isinstance(value, (int, float)) else str(value)
     return filled
 
 

@@ -583,7 +583,7 @@ def _settings(
 def _fields_of_auth(auth: Mapping[str, str] | None) -> dict[str, str]:
     if auth is None:
         return {"authType": NO_AUTH}
-    shown = {AUTH_FIELDS[name]: value for name, value in auth.items() if name != "type"}
+    shown = {AUTH_FIELDS[name]: value for name, value in auth.items() if name in AUTH_FIELDS}
     return {**shown, "authType": AS_IT_IS}
 
 

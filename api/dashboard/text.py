@@ -44,6 +44,11 @@ def circuit_policy(policy: CircuitPolicy) -> str:
     )
 
 
-def given_settings(given: Mapping[str, float]) -> str:
+def figure(value: object) -> str:
+    """`0.5`. What is no number is shown as it is stored."""
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def given_settings(given: Mapping[str, object]) -> str:
     """`failureThreshold 10, cooldownSeconds 60`: as they were given."""
-    return ", ".join(f"{name} {value:g}" for name, value in given.items())
+    return ", ".join(f"{name} {figure(value)}" for name, value in given.items())

@@ -3,7 +3,9 @@
 `resolve` merges the settings of the environment, of channels and of the endpoint into one `CircuitPolicy`.
 """
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypedDict, TypeVar
@@ -33,12 +35,23 @@ def resolve(defaults: CircuitPolicy, *specs: Mapping[str, Any] | None) -> Circui
     """Merge settings into one policy: later ones override earlier ones key by key.
 
     A cooldown that is longer than the inherited maximum raises this maximum, and a maximum that is shorter than the
-    inherited cooldown shortens it. The same holds for release rates.
+    inherited cooldown shortens it. The same holds for release rates. Settings that cannot be read, such as those of a
+    newer version, are left out.
     """
     policy = defaults
     for spec in specs:
-        policy = _with(policy, spec) if spec else policy
+        if spec and _is_readable(spec):
+            with suppress(OverflowError):
+                policy = _with(policy, spec)
     return policy
+
+
+def _is_readable(spec: object) -> bool:
+    """Whether the settings that this version knows are numbers."""
+    return isinstance(spec, Mapping) and all(
+        isinstance(value := spec.get(name, 0), (int, float)) and 0 <= value < math.inf
+        for name in CircuitSpec.__annotations__
+    )
 
 
 def _with(policy: CircuitPolicy, spec: Mapping[str, Any]) -> CircuitPolicy:

@@ -110,16 +110,17 @@ SCHEDULE_KEYS = ("preset", "delaysSeconds", "exponential")
 def resolve(*specs: Mapping[str, Any] | None, on_unreadable: Callable[[], None] = lambda: None) -> DeliveryPolicy:
     """Merge policies into one: later ones override earlier ones key by key; a schedule replaces a whole schedule.
 
-    A policy that cannot be read, such as one of a newer version, is left out, and `on_unreadable` is called.
+    A policy that cannot be read, such as one of a newer version or with a negative duration, is left out, and
+    `on_unreadable` is called.
     """
     try:
         return _resolved(specs)
     except UNREADABLE:
         on_unreadable()
-        return _resolved([spec for spec in specs if _is_readable(spec)])
+        return _resolved([spec for spec in specs if is_readable(spec)])
 
 
-def _is_readable(spec: Mapping[str, Any] | None) -> bool:
+def is_readable(spec: Mapping[str, Any] | None) -> bool:
     try:
         _resolved([spec])
     except UNREADABLE:
@@ -136,13 +137,16 @@ def _resolved(specs: Sequence[Mapping[str, Any] | None]) -> DeliveryPolicy:
             merged = {key: value for key, value in merged.items() if key not in SCHEDULE_KEYS}
         merged.update(spec)
     default = DeliveryPolicy()
-    return DeliveryPolicy(
+    policy = DeliveryPolicy(
         delays=_delays(merged),
         jitter=float(merged.get("jitter", default.jitter)),
         timeout=timedelta(seconds=merged.get("timeoutSeconds", default.timeout.total_seconds())),
         max_window=timedelta(seconds=merged.get("maxWindowSeconds", default.max_window.total_seconds())),
         retry_statuses=tuple(STATUS_CLASSES.get(each, each) for each in merged.get("retryStatuses", ())),
     )
+    if min(policy.timeout, policy.max_window, *policy.delays) < timedelta():
+        raise ValueError("a duration is negative")
+    return policy
 
 
 def one_attempt(policy: DeliveryPolicy) -> DeliveryPolicy:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_later_settings_override_earlier_ones_key_by_key() -> None:
         disable_after=timedelta(days=1),
         release_rate=2,
     )
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        {"failureThreshold": "many"},
+        {"cooldownSeconds": "long"},
+        {"cooldownSeconds": -1},
+        {"disableAfterHours": 1e300},
+        {"releasePerSecond": float("nan")},
+        {"releasePerSecond": {"of a newer": "version"}},
+        ["failureThreshold"],
+    ],
+)
+def test_settings_that_cannot_be_read_are_left_out(unreadable: Any) -> None:
+    channel: CircuitSpec = {"failureThreshold": 10}
+    assert resolve(DEFAULTS, channel, unreadable) == replace(DEFAULTS, failure_threshold=10)
+    newer: Any = {"failureThreshold": 3, "of a newer": "version"}
+    assert resolve(DEFAULTS, newer) == replace(DEFAULTS, failure_threshold=3)
 
 
 @pytest.mark.parametrize(

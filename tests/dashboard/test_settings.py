@@ -48,6 +48,29 @@ async def audited(pages: Pages) -> list[tuple[str, str, dict[str, Any]]]:
     return [(row.action, row.subject, json.loads(row.detail)) for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("column", "stored"),
+    [
+        ("policy", {"delaysSeconds": [1, -5]}),
+        ("policy", {"preset": "of a newer version"}),
+        ("policy", "brisk"),
+        ("circuit", {"failureThreshold": "many", "cooldownSeconds": "long", "releasePerSecond": "fast"}),
+        ("auth", {"kind": "of a newer version"}),
+    ],
+    ids=["negative", "newer", "not an object", "circuit", "auth"],
+)
+async def test_stored_settings_that_would_be_refused_today_hide_no_page(
+    pages: Pages, column: str, stored: object
+) -> None:
+    await pages.api.channel()
+    gid = (await pages.api.endpoint(channel="orders"))["endpointGid"]
+    for table in ("endpoint", "channel") if column != "auth" else ("endpoint",):
+        await pages.api.change_rows(f"UPDATE {table} SET {column} = :stored", stored=json.dumps(stored))
+    await pages.sign_in()
+    for path in ("/channels", "/channels/orders/edit", "/endpoints", f"/endpoints/{gid}", f"/endpoints/{gid}/edit"):
+        assert (await pages.get(path)).status_code == 200, path
+
+
 # Alerts
 
 

@@ -178,6 +178,23 @@ def test_an_endpoint_may_take_back_what_its_channel_set() -> None:
     assert (policy.jitter, policy.retry_statuses) == (0, ())
 
 
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        {"preset": "of a newer version"},
+        {"delaysSeconds": [1, -1]},
+        {"timeoutSeconds": -1},
+        {"maxWindowSeconds": -1},
+        {"jitter": "much"},
+        "brisk",
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_left_out_and_reported(unreadable: Any) -> None:
+    reports: list[str] = []
+    policy = resolve({"jitter": 0.3}, unreadable, on_unreadable=lambda: reports.append("unreadable"))
+    assert (policy, reports) == (resolve({"jitter": 0.3}), ["unreadable"])
+
+
 def test_merging_changes_neither_policy() -> None:
     channel, endpoint = {"preset": "brisk"}, {"delaysSeconds": [1.0]}
     resolve(channel, endpoint)
