@@ -110,6 +110,13 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     return value
 
 
+def json_array(option: str, text: str) -> list[Any]:
+    value = json_value(option, text)
+    if not isinstance(value, list):
+        raise UsageError(f"{option} must be a JSON array, in […]")
+    return value
+
+
 def read_file(option: str, file: Path) -> bytes:
     """A file's bytes; `-` is standard input."""
     try:

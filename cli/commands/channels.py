@@ -8,7 +8,17 @@ from rich.table import Table
 
 from cli.command import Session, command
 from cli.formatting import age, counted, when
-from cli.options import DEFAULT_LIMIT, CircuitJson, Limit, NoCircuit, PolicyOptions, Yes, changed, circuit_given
+from cli.options import (
+    DEFAULT_LIMIT,
+    CircuitJson,
+    Limit,
+    NoCircuit,
+    PolicyOptions,
+    Yes,
+    changed,
+    circuit_given,
+    json_array,
+)
 from cli.output import Output, pairs
 from everhook_client import calls
 from everhook_client.models import Channel, GateStep
@@ -21,6 +31,13 @@ Validation = Annotated[
     typer.Option(help="What happens to messages that do not fit the catalogue of event types."),
 ]
 
+Gates = Annotated[
+    str | None,
+    typer.Option(
+        help='The inboxes that approve each message before it is sent, as JSON, such as [{"inbox": "ep_…"}]. '
+        "[] asks none.",
+    ),
+]
 RetentionDays = Annotated[float | None, typer.Option(min=0, help="Days that payloads are kept.")]
 
 
@@ -43,11 +60,12 @@ def create_channel(
     name: Name,
     policy: PolicyOptions,
     circuit: CircuitJson = None,
+    gates: Gates = None,
     validation: Validation = None,
     retention_days: RetentionDays = None,
 ) -> None:
     """Create a channel, so that messages can be published to it."""
-    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    given = {**policy.given(), **circuit_given(circuit), **_given(gates, validation, retention_days)}
     body = changed({"name": name, **given})
     session.out.show(session.api.call(calls.create_channel(body)), _card)
 
@@ -59,6 +77,7 @@ def create_channel(
         "channels update orders --preset brisk",
         "channels update orders --no-policy",
         "channels update orders --validation reject",
+        """channels update orders --gates '[{"inbox": "ep_…"}]'""",
     ],
 )
 def update_channel(
@@ -68,6 +87,7 @@ def update_channel(
     no_policy: Annotated[bool, typer.Option("--no-policy", help="Use the default policy.")] = False,
     circuit: CircuitJson = None,
     no_circuit: NoCircuit = False,
+    gates: Gates = None,
     validation: Validation = None,
     retention_days: RetentionDays = None,
     no_retention: Annotated[
@@ -78,7 +98,7 @@ def update_channel(
     policy."""
     options = (("policy", no_policy), ("circuit", no_circuit), ("retentionDays", no_retention))
     cleared = {name: None for name, clear in options if clear}
-    given = {**policy.given(), **circuit_given(circuit), **_given(validation, retention_days)}
+    given = {**policy.given(), **circuit_given(circuit), **_given(gates, validation, retention_days)}
     session.out.show(session.api.call(calls.update_channel(name, changed({**given, **cleared}))), _card)
 
 
@@ -125,8 +145,9 @@ def _step(step: GateStep) -> str:
     return "  ".join([step["inbox"], *rest])
 
 
-def _given(validation: str | None, retention_days: float | None) -> dict[str, Any]:
-    given = {"validation": validation, "retentionDays": retention_days}
+def _given(gates: str | None, validation: str | None, retention_days: float | None) -> dict[str, Any]:
+    steps = json_array("--gates", gates) if gates is not None else None
+    given = {"gates": steps, "validation": validation, "retentionDays": retention_days}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -170,6 +170,18 @@ async def test_an_endpoint_from_creation_to_deletion(everhook: Everhook, at: str
     assert (await everhook("endpoints", "show", gid)).status == 1
 
 
+async def test_a_channel_has_gates(everhook: Everhook, channel: str) -> None:
+    inbox = (await everhook.json("endpoints", "create", "--mode", "inbox", "--name", "Managers"))["endpointGid"]
+    gates = [{"inbox": inbox}]
+    made = await everhook.json("channels", "create", channel, "--gates", json.dumps(gates))
+    assert [step["inbox"] for step in made["gates"]] == [inbox]
+    unchanged = await everhook.json("channels", "update", channel, "--preset", "brisk")
+    assert unchanged["gates"] == made["gates"]
+    assert not (await everhook.json("channels", "update", channel, "--gates", "[]"))["gates"]
+    refused = await everhook("channels", "update", channel, "--gates", json.dumps(gates[0]))
+    assert refused.status == 2 and "--gates must be a JSON array" in refused.err
+
+
 async def test_an_endpoint_has_circuit_settings_limits_and_alerts(everhook: Everhook, at: str, channel: str) -> None:
     await everhook.ok("channels", "create", channel, "--circuit", '{"cooldownSeconds": 45}')
     assert '{"cooldownSeconds": 45.0}' in (await everhook.ok("channels", "show", channel)).out
