@@ -57,19 +57,14 @@ def file_limit() -> int:
     return ENOUGH_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest loop that is available."""
-    try:
-        import uvloop
-    except ImportError:  # Windows and PyPy
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """`asyncio.run` on the fastest loop that is available."""
+    """`asyncio.run` on the fastest available loop."""
     tune_gc()
     raise_file_limit()
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # Windows and PyPy
+        return asyncio.run(main)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
 

@@ -1,24 +1,22 @@
 """What all tests share.
 
-Temporary files are in memory, the event loop is that of the product, one throwaway certificate authority is all that is
-trusted, tests are collected without the garbage collector, statements are compiled once, tracebacks are plain, and a
-run in several processes forks them and has its own order.
+Temporary files are in memory, one throwaway certificate authority is all that is trusted, tests are collected without
+the garbage collector, statements are compiled once, tracebacks are plain, and a run in several processes forks them
+and has its own order.
 """
 
-import asyncio
 import atexit
 import contextlib
 import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from everhook.event_loop import new_event_loop
 from testing.certificates import Authority
 from testing.collected import forks_of
 from testing.compiled import share_compiled_statements
@@ -95,11 +93,6 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         gc.enable()
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests run on the event loop that the product runs on."""
-    return {"product": new_event_loop}
 
 
 @pytest.hookimpl(trylast=True)
