@@ -10,7 +10,7 @@ from everhook.delivery.inputs_store import InputDefaults, load_input
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.sender import delivery_missing
 from everhook.delivery.snapshot_store import load_receipt_context
-from everhook.delivery.store import dead_letter, discard, is_in_round, open_round
+from everhook.delivery.store import dead_letter, discard, lock_in_round, open_round
 from everhook.inbox.deadlines_store import ask_again, cancel
 from everhook.ordering.store import Freed
 from everhook.publishing.gate_progress_store import decline_discarded
@@ -75,7 +75,7 @@ class RecordingActivities:
     async def discard(self, input: DiscardInput) -> None:
         freed: Sequence[Freed] = ()
         async with self._database.writing() as session:
-            if input.round and not await is_in_round(session, input.delivery_gid, input.round):
+            if input.round and not await lock_in_round(session, input.delivery_gid, input.round):
                 return
             await withdraw(session, input.delivery_gid)
             await cancel(session, input.delivery_gid)

@@ -140,8 +140,9 @@ async def open_round(session: AsyncSession, gid: str, after: int, action: Operat
     return True
 
 
-async def is_in_round(session: AsyncSession, gid: str, round_: int) -> bool:
-    found = await session.execute(select(col(Delivery.round)).where(col(Delivery.gid) == gid))
+async def lock_in_round(session: AsyncSession, gid: str, round_: int) -> bool:
+    """Lock a delivery, so that no replay opens the next round meanwhile. False if it is not in that round."""
+    found = await session.execute(select(col(Delivery.round)).where(col(Delivery.gid) == gid).with_for_update())
     return found.scalar_one_or_none() == round_
 
 

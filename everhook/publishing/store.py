@@ -91,6 +91,10 @@ class Publication:
         """The endpoints that may take it."""
         return self.audience or Audience.of(self.tenant_gid)
 
+    def new_delivery_gid(self) -> str:
+        """All deliveries of a message have gids of the time at which it was accepted: they are looked for there."""
+        return new_gid(Kind.DELIVERY) if self.accepted_at is None else new_gid_at(Kind.DELIVERY, self.accepted_at)
+
     @property
     def key(self) -> tuple[str, str, str] | None:
         """The idempotency key: scope, channel, key."""
@@ -512,11 +516,10 @@ class Acceptor:
         self.wake_queues({gid for one in new for gid in one.queued})
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
-        before = publication.accepted_at
         if publication.single_attempt:
             route = replace(route, policy=one_attempt(route.policy))
         return first_input(
-            new_gid(Kind.DELIVERY) if before is None else new_gid_at(Kind.DELIVERY, before),
+            publication.new_delivery_gid(),
             publication.message_gid,
             publication.channel,
             publication.event_type,
@@ -661,7 +664,10 @@ class _Chain:
         """
         first = min(self.matching)
         steps = [
-            {**step.document, **({"deliveryGid": new_gid(Kind.DELIVERY)} if at in self.matching else {"skipped": True})}
+            {
+                **step.document,
+                **({"deliveryGid": publication.new_delivery_gid()} if at in self.matching else {"skipped": True}),
+            }
             for at, step in enumerate(self.steps)
         ]
         inbox, delivery_gid = self.inboxes[self.steps[first].inbox], steps[first]["deliveryGid"]

@@ -38,13 +38,13 @@ _OVER = ", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))
 
 _KEPT_ROWS: Mapping[str, str] = {
     "attempt": "delivery_gid IN (SELECT gid FROM delivery WHERE message_gid = ANY(:kept))",
-    "delivery": f"message_gid = ANY(:kept) OR status NOT IN ({_OVER})",
+    "delivery": f"message_gid = ANY(:kept) OR status NOT IN ({_OVER}) OR completed_at >= :before",
     "message": "gid IN (SELECT message_gid FROM delivery WHERE message_gid < :upper "
     "UNION ALL SELECT message_gid FROM scheduled_message WHERE message_gid < :upper)",
 }
 """What stays, in the order in which partitions are replaced: each condition reads tables that are replaced later, or,
-for messages, what was kept of their deliveries. Open deliveries stay, also those that a replay has opened since `kept`
-was computed: the conditions are evaluated under the locks."""
+for messages, what was kept of their deliveries. Deliveries that are open, or ended `before` or later, stay, also those
+that a replay has opened since `kept` was computed: the conditions are evaluated under the locks."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ async def _drop_months(bulk: Bulk, table: str, condition: str, before: datetime)
     kept = await _unfinished(bulk, moment_of(str(months[-1].upper)), before) if table != "message" else []
     if len(kept) > KEPT:
         return 0
-    values: dict[str, Any] = {"upper": months[-1].upper} if table == "message" else {"kept": kept}
+    values: dict[str, Any] = {"upper": months[-1].upper} if table == "message" else {"kept": kept, "before": before}
 
     def change(connection: sa.Connection) -> int:
         return drop_months(connection, table, months, condition, values)

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from everhook.contracts import DeadLetterReason
+from everhook.ids import Kind, new_gid_at
 from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_message
+from everhook.publishing.schedules import MessageSchedules
 from everhook.storage.bulk import Bulk
-from everhook.storage.tables import Gate, Task, TaskDecision
+from everhook.storage.tables import Gate, Message, Task, TaskDecision, now
 from everhook.tenants.erasure_store import begin, remove
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from testing.api import Api, created, ok, running_api, settings_for
 from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, statuses
-from tests.stores.factories import Store
+from tests.stores.factories import Store, publication
 
 pytestmark = pytest.mark.both_databases
 
@@ -45,6 +49,22 @@ async def test_two_deciders_of_the_last_step_release_once(api: Api) -> None:
         assert {(await statuses(api, message))[gid] for gid in (webhook, poll)} == {"discarded"}
     (again,) = ok(await api.get("/v1/tasks", inbox=finance))["data"]
     assert again["state"] == "decided"
+
+
+async def test_the_steps_of_a_scheduled_message_are_among_its_deliveries(api: Api) -> None:
+    """Deliveries of a message are looked for at the time at which it was accepted, here three hours ago."""
+    await api.channel(gates=[{"inbox": await inbox(api)}])
+    store, began = Store(api.database), now() - timedelta(hours=3)
+    gid = new_gid_at(Kind.MESSAGE, began)
+    later = publication(message_gid=gid, deliver_at=began + timedelta(hours=2))
+    await store.acceptor().accept(later)
+    async with api.database.write_connection() as connection:
+        await connection.execute(update(Message).values(accepted_at=began))
+    schedules = MessageSchedules(Mock(), api.database, store.acceptor(), Mock(), lambda _: None)
+    assert await schedules.deliver(gid)
+
+    found = (await api.get(f"/v1/messages/{gid}/wait", timeoutSeconds=0)).json()
+    assert (found["state"], [each["status"] for each in found["deliveries"]]) == ("pending", ["awaiting_decision"])
 
 
 async def test_a_decision_waits_for_an_end_of_the_gate_that_is_not_committed(api: Api) -> None:

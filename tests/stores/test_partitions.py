@@ -161,7 +161,10 @@ async def test_past_months_are_dropped_and_unfinished_messages_stay(copies: Copi
         assert again.duplicate and again.message_gid == dead.gid
 
 
-async def test_a_delivery_that_is_replayed_after_a_pass_has_looked_at_its_month_stays(copies: Copies) -> None:
+@pytest.mark.parametrize("status", [DeliveryStatus.RETRYING, DeliveryStatus.DELIVERED])
+async def test_a_delivery_that_is_replayed_after_a_pass_has_looked_at_its_month_stays(
+    copies: Copies, status: DeliveryStatus
+) -> None:
     async with opened(url := await copies.of(migrate, a_year_old)) as database, opened(url) as other:
         store = Store(database)
         message = past.message(300)
@@ -170,7 +173,8 @@ async def test_a_delivery_that_is_replayed_after_a_pass_has_looked_at_its_month_
         await keep(database, message, delivery)
         async with other.write_connection() as replay:
             await replay.execute(sa.select(col(Message.gid)).with_for_update())
-            await replay.execute(sa.update(Delivery).values(status=DeliveryStatus.RETRYING, completed_at=None))
+            ended = now() if status is DeliveryStatus.DELIVERED else None
+            await replay.execute(sa.update(Delivery).values(status=status, completed_at=ended))
             periods = RetentionPeriods(idempotency_keys=None, payloads=None)
             passing = asyncio.create_task(apply_retention(Bulk(database), periods))
             await assert_eventually(lambda: _assert_waits(database, "delivery"))

@@ -5,10 +5,22 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from activities.recording import RecordingActivities
+from everhook.contracts import DiscardInput, OperatorAction
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.redelivery import service
+from everhook.redelivery import store as redelivery
+from everhook.redelivery.rounds import open_round
+from everhook.storage.engine import Database
+from everhook.storage.tables import now
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api, settings_for
+from testing.waiting import assert_eventually
 from tests.api.gating import APPROVE, REJECT, decide, inbox, open_task
+from tests.stores import past
+from tests.stores.factories import Store
+from tests.stores.past import keep
 
 
 @pytest.fixture
@@ -231,3 +243,35 @@ async def test_a_message_to_very_many_is_sent_again_to_one_at_a_time(api: Api, m
     for gid in gids:
         assert await redeliver(api, message, endpointGid=gid) == {gid: ("accepted", 2, "round_opened")}
     assert await api.count("delivery") == 4
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.parametrize(("mode", "status"), [("http", "accepted"), ("poll", "available")])
+async def test_retention_does_not_discard_the_round_that_a_replay_has_just_opened(
+    store: Store, database: Database, other_database: Database, mode: str, status: str
+) -> None:
+    """The discard of a dead letter waits for the page of the replay, and then finds another round."""
+    endpoint, message = await store.subscribed(), past.message(1)
+    dead = past.delivery(message, endpoint, ended=None, status="dead_lettered", dead_lettered_at=now(), due_at=now())
+    await keep(database, message, dead)
+    async with database.write_connection() as connection:
+        await connection.execute(text("UPDATE endpoint SET mode = :mode"), {"mode": mode})
+    unused: Any = None
+    activities = RecordingActivities(database, unused, unused, InputDefaults())
+    async with other_database.writing() as session:
+        for leg in await redelivery.lock_legs(session, [dead.gid]):
+            await open_round(session, InputDefaults(), leg, "ann", "fixed", now())
+        await session.flush()
+        note = OperatorAction("retention", "untouched for 30 days")
+        discarding = asyncio.create_task(activities.discard(DiscardInput(dead.gid, note, round=1)))
+        await assert_eventually(lambda: _is_waited_for(database))
+    await discarding
+    async with database.read_connection() as connection:
+        row = (await connection.execute(text("SELECT status, round FROM delivery"))).one()
+        queued = (await connection.execute(text("SELECT count(*) FROM pull_queue"))).scalar_one()
+    assert (row.status, row.round, queued) == (status, 2, int(mode == "poll"))
+
+
+async def _is_waited_for(database: Database) -> None:
+    async with database.read_connection() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
