@@ -31,7 +31,7 @@ from api.dashboard.pages import (
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid
 from api.schemas import Policy, circuit_of, spec_of
-from everhook.delivery.policy import DeliveryPolicy, is_readable, resolve
+from everhook.delivery.policy import DeliveryPolicy, readable, resolve
 from everhook.endpoints import store as endpoints
 from everhook.errors import DomainError, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
@@ -84,7 +84,7 @@ class Line:
     @property
     def label(self) -> str:
         """Which schedule it is, in a word."""
-        written = self.channel.policy if self.channel.policy and is_readable(self.channel.policy) else {}
+        written = readable(self.channel.policy)
         if "delaysSeconds" in written:
             return "delays of its own"
         return "exponential" if "exponential" in written else written.get("preset", "documented")

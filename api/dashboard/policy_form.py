@@ -8,7 +8,7 @@ from api.dashboard import text
 from api.dashboard.forms import Form
 from api.dashboard.numbers import number, whole
 from api.problems import invalid
-from everhook.delivery.policy import STATUS_CLASSES, is_readable
+from everhook.delivery.policy import STATUS_CLASSES, readable
 
 SCHEDULES = (
     ("", "Default"),
@@ -24,7 +24,7 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 def fields(policy: Mapping[str, Any] | None) -> dict[str, str]:
     """What the form is filled with: nothing of a policy that is not in force, for it cannot be read."""
-    policy = policy if policy and is_readable(policy) else {}
+    policy = readable(policy)
     exponential = policy.get("exponential", {})
     schedule = policy.get("preset", "")
     if "delaysSeconds" in policy:

@@ -117,15 +117,16 @@ def resolve(*specs: Mapping[str, Any] | None, on_unreadable: Callable[[], None] 
         return _resolved(specs)
     except UNREADABLE:
         on_unreadable()
-        return _resolved([spec for spec in specs if is_readable(spec)])
+        return _resolved([readable(spec) for spec in specs])
 
 
-def is_readable(spec: Mapping[str, Any] | None) -> bool:
+def readable(spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A stored policy as it is written; empty if there is none, or it cannot be read."""
     try:
         _resolved([spec])
     except UNREADABLE:
-        return False
-    return True
+        return {}
+    return spec or {}
 
 
 def _resolved(specs: Sequence[Mapping[str, Any] | None]) -> DeliveryPolicy:
