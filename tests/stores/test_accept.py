@@ -19,8 +19,8 @@ from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publicati
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, MessageKey, Subscription
-from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, moment, publication
+from tests.stores.locks import until_a_lock_is_awaited
 
 pytestmark = pytest.mark.both_databases
 
@@ -275,7 +275,7 @@ async def test_keys_are_taken_in_their_order_so_that_processes_never_wait_in_a_c
         await holder.execute(insert(table_of(Message)), [_row(taken)])
         batch = [publication(key="z"), publication(key="m")]
         waiting = asyncio.create_task(Store(other_database).acceptor().accept_all(batch))
-        await assert_eventually(lambda: _assert_a_lock_is_awaited(database))
+        await until_a_lock_is_awaited(database)
         async with asyncio.timeout(30):  # the one that waits for m has not taken z yet
             last = accepted(await store.acceptor().accept(publication(key="z")))
     assert not last.duplicate
@@ -291,11 +291,6 @@ def _row(published: Publication) -> dict[str, Any]:
     fields = vars(published).items()
     row = {k: v for k, v in fields if k not in ("message_gid", "content")}
     return row | {"gid": published.message_gid, "idempotency_scope": "", "accepted_at": moment()}
-
-
-async def _assert_a_lock_is_awaited(database: Database) -> None:
-    async with database.read_connection() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
 
 
 def _assert_one_message(results: list[Accepted], endpoints: set[str]) -> None:

@@ -18,8 +18,8 @@ from everhook.delivery.snapshot_store import SnapshotLoader
 from everhook.publishing.store import Accepted
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
-from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, moment, publication
+from tests.stores.locks import until_a_lock_is_awaited
 
 ACCEPTED, PARKED = DeliveryStatus.ACCEPTED, DeliveryStatus.PARKED
 HOUR = timedelta(hours=1)
@@ -154,11 +154,6 @@ async def opened(store: Store) -> tuple[Endpoint, Circuit]:
     return end, Circuit(version=2)
 
 
-async def assert_a_lock_is_awaited(database: Database) -> None:
-    async with database.read_connection() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
-
-
 @pytest.mark.both_databases
 @on_postgres
 async def test_a_message_accepted_while_a_circuit_closes_waits_for_the_commit_and_is_not_parked(
@@ -170,7 +165,7 @@ async def test_a_message_accepted_while_a_circuit_closes_waits_for_the_commit_an
         await circuits.project(session, end.gid, closed)
         await session.flush()
         accepting = asyncio.create_task(acceptor.accept(publication()))
-        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
+        await until_a_lock_is_awaited(database)
     acceptance = accepted(await accepting)
     assert (statuses(acceptance), len(acceptance.new)) == ([ACCEPTED], 1)
     assert acceptance.new[0].snapshot is not None and acceptance.new[0].snapshot.state is CircuitState.CLOSED
@@ -192,7 +187,7 @@ async def test_a_circuit_closes_after_what_is_being_parked_is_committed_so_that_
     async with database.write_connection() as connection:
         (acceptance,) = await store.acceptor().accept_within(connection, [publication()])
         closing = asyncio.create_task(close_and_look())
-        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
+        await until_a_lock_is_awaited(database)
     (delivery,) = accepted(acceptance).deliveries
     assert delivery.status is PARKED
     assert await closing == [Parked(delivery.delivery_gid, has_workflow=False)]
@@ -241,7 +236,7 @@ async def test_publishers_and_the_reconciler_lock_circuits_in_the_same_order(
     async with database.write_connection() as connection:
         await endpoint_states(connection, ["ep_1"], lock_held=True)
         waking = asyncio.create_task(wake())
-        await assert_eventually(lambda: assert_a_lock_is_awaited(database))
+        await until_a_lock_is_awaited(database)
         await endpoint_states(connection, ["ep_2"], lock_held=True)
     await waking
 

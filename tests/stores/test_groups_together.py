@@ -12,8 +12,8 @@ from everhook.ordering.store import settle, take_positions
 from everhook.storage.engine import Database
 from everhook.storage.migrate import migrate
 from testing.postgres_server import PostgresServer
-from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, publication
+from tests.stores.locks import until_a_lock_is_awaited
 
 pytestmark = pytest.mark.both_databases
 
@@ -48,17 +48,9 @@ async def test_accepting_and_settling_lock_groups_in_the_same_order(english: Dat
                 await settle(connection, gids)
 
         settling = asyncio.create_task(settle_all())
-        await _waits(english)
+        await until_a_lock_is_awaited(english)
         await take_positions(one, {(endpoint.gid, key): 1 for key in KEYS})
     await settling
-
-
-async def _waits(database: Database) -> None:
-    async def a_lock_is_waited_for() -> None:
-        async with database.read_connection() as connection:
-            assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
-
-    await assert_eventually(a_lock_is_waited_for)
 
 
 async def test_a_message_whose_key_can_be_used_again_keeps_its_place_in_a_batch(

@@ -16,10 +16,10 @@ from everhook.redelivery.rounds import open_round
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, running_api, settings_for
-from testing.waiting import assert_eventually
 from tests.api.gating import APPROVE, REJECT, decide, inbox, open_task
 from tests.stores import past
 from tests.stores.factories import Store
+from tests.stores.locks import until_a_lock_is_awaited
 from tests.stores.past import keep
 
 
@@ -264,14 +264,9 @@ async def test_retention_does_not_discard_the_round_that_a_replay_has_just_opene
         await session.flush()
         note = OperatorAction("retention", "untouched for 30 days")
         discarding = asyncio.create_task(activities.discard(DiscardInput(dead.gid, note, round=1)))
-        await assert_eventually(lambda: _is_waited_for(database))
+        await until_a_lock_is_awaited(database)
     await discarding
     async with database.read_connection() as connection:
         row = (await connection.execute(text("SELECT status, round FROM delivery"))).one()
         queued = (await connection.execute(text("SELECT count(*) FROM pull_queue"))).scalar_one()
     assert (row.status, row.round, queued) == (status, 2, int(mode == "poll"))
-
-
-async def _is_waited_for(database: Database) -> None:
-    async with database.read_connection() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()

@@ -10,8 +10,8 @@ from everhook.publishing.erasure_store import erase_payload
 from everhook.publishing.schedules_store import take
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
-from testing.waiting import assert_eventually
 from tests.stores.factories import Store, accepted, publication
+from tests.stores.locks import until_a_lock_is_awaited
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -30,11 +30,6 @@ async def test_an_erasure_waits_for_a_delivery_at_the_same_time(
     async with database.write_connection() as connection:
         assert await take(connection, gid)
         erasing = asyncio.create_task(erase())
-        await assert_eventually(lambda: _is_waited_for(database))
+        await until_a_lock_is_awaited(database)
         await connection.execute(text("UPDATE message SET is_unrouted = true"))
     assert await erasing
-
-
-async def _is_waited_for(database: Database) -> None:
-    async with database.read_connection() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one()
