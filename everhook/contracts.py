@@ -408,12 +408,14 @@ class OperatorAction:
     """Who asked for a replay or a discard, and the reason; the argument of those signals. Read `by` and `because`.
 
     `round`: the database opened this round already, and the workflow has to take it up; 0: the workflow opens one.
+    `before`: a discard that is for dead letters from before this time only.
     Every field has a default so that `temporal workflow signal --name replay` works without an input.
     """
 
     actor: str = ""
     reason: str = ""
     round: int = 0
+    before: datetime | None = None
     # In inputs that earlier versions recorded:
     who: str = ""
     why: str = ""

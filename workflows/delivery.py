@@ -141,7 +141,13 @@ class DeliveryWorkflow:
 
     @workflow.signal(description="Give the delivery up for good; optional input {actor, reason}")
     def discard(self, action: OperatorAction = OperatorAction()) -> None:
-        self._discard = action
+        """Takes effect at the next step. That of a bulk operation, which Temporal may send late, is ignored if the dead
+        letter that it was for has been replayed."""
+        if action.before is None or self._is_dead_since_before(action.before):
+            self._discard = action
+
+    def _is_dead_since_before(self, moment: datetime) -> bool:
+        return self._replay is None and self._dead_since is not None and self._dead_since < moment
 
     @workflow.signal(description="Leave the parking: the circuit allows it, or the endpoint is gone for good")
     def release(self, input: ReleaseInput = ReleaseInput()) -> None:
@@ -482,7 +488,7 @@ class DeliveryWorkflow:
         self._waiting_for, self._next_attempt_at = "an operator", None
         known = input.dead_letter
         # Bulk replays choose by this time here, and count by the one of the database.
-        since = self._dead_since or workflow.now()
+        since = self._dead_since = self._dead_since or workflow.now()
         status_code = known.status_code if known else self._last.status_code if self._last else None
         workflow.upsert_search_attributes(
             [

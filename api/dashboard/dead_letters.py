@@ -29,7 +29,7 @@ from everhook.contracts import DeadLetterReason
 from everhook.dead_letters.service import BulkOperation, Decision
 from everhook.errors import InvalidField
 from everhook.storage.paging import Page
-from everhook.storage.tables import Delivery
+from everhook.storage.tables import Delivery, now
 from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
@@ -126,10 +126,11 @@ async def act_on_selected(
 async def ask_all(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, action: str = "replay"
 ) -> Response:
-    """Count before acting."""
+    """Count before acting. The button is for those that were counted, however late it is pressed."""
     chosen = filters.chosen_of(DeadLetterSelection, request.query_params)
+    exact = {"until": f"{now():%Y-%m-%dT%H:%M:%S.%f}"} | chosen
     decision = Decision.DISCARD if action == Decision.DISCARD else Decision.REPLAY
-    counted = await _decide_all(decision, viewer, services, store, chosen, dry_run=True)
+    counted = await _decide_all(decision, viewer, services, store, exact, dry_run=True)
     return render(
         request,
         "dead_letters_all.html",
@@ -139,6 +140,7 @@ async def ask_all(
         matched=counted.matched,
         skipped=counted.skipped,
         chosen=chosen,
+        exact=exact,
         action=decision.value,
         word=WORDS[decision],
     )

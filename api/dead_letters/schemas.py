@@ -83,7 +83,7 @@ class DeadLetterSelection(ApiModel):
     dead_letter_reason: OneOrMore[DeadLetterReason] = None
     last_status_code: OneOrMore[Annotated[int, Field(ge=100, le=599)]] = None
     since: Moment | None = None
-    until: Moment | None = None
+    until: Moment | None = Field(None, description="Now by default: what is dead-lettered later is left alone.")
 
     def query(self) -> DeadLetterQuery:
         return DeadLetterQuery(

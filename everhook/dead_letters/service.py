@@ -29,7 +29,7 @@ from everhook.ids import Kind, new_gid
 from everhook.publishing import erasure_store
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
-from everhook.storage.tables import Batch, BatchKind, Delivery, Message
+from everhook.storage.tables import Batch, BatchKind, Delivery, Message, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -138,14 +138,16 @@ class DeadLetterService:
         reason: str = "",
         dry_run: bool = False,
     ) -> BulkOperation:
-        """Replay or discard all that match, as a Temporal batch operation; `dry_run` only counts.
+        """Replay or discard all that match now, as a Temporal batch operation; `dry_run` only counts. What is
+        dead-lettered while the batch runs is left alone: it was not counted.
 
         Raises InvalidField, EndpointDeleted if a replay names deleted endpoints alone, and BulkOperationRunning.
         """
         _require_short(reason)
         skipped = 0
+        before = min(now(), query.until) if query.until is not None else now()
         async with scope.reading() as session:
-            chosen = await _chosen(session, query)
+            chosen = replace(await _chosen(session, query), until=before)
             await _require_known(session, chosen)
             if decision is Decision.REPLAY:
                 chosen = await _of_existing(session, chosen)
@@ -156,7 +158,7 @@ class DeadLetterService:
             visibility_query = await _visibility_query(session, chosen, has_deleted=skipped > 0)
         batch = _batch(decision, actor, query, chosen, matched, reason)
         detail = query.as_detail() | {"reason": reason, "matched": matched}
-        action = OperatorAction(actor.name, reason)
+        action = OperatorAction(actor.name, reason, before=before)
         async with on_record(
             scope, actor, BULK_ACTIONS[decision], batch.gid, tenant_gid=batch.tenant_gid, detail=detail
         ):

@@ -21,6 +21,8 @@ from testing.waiting import assert_eventually
 
 SECRET_PAYLOAD = "card-4111111111111111"
 
+DIE = "UPDATE delivery SET status = 'dead_lettered', reason = 'rejected', dead_lettered_at = accepted_at"
+
 
 def closed_postgres(_directory: Path) -> Settings:
     return settings_for(f"postgresql://everhook:hunter2-hunter2@127.0.0.1:{refusing_port()}/everhook")
@@ -146,7 +148,7 @@ async def test_commands_with_temporal_stopped_are_503_and_change_nothing(api: Ap
     await api.channel()
     endpoint = await api.endpoint(channel="orders")
     delivery, dead = [(await api.publish(n))["deliveries"][0]["deliveryGid"] for n in range(2)]
-    await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
+    await api.change_rows(f"{DIE} WHERE gid = :g", g=dead)
     await api.change_rows("UPDATE delivery SET status = 'retrying', attempts = 1 WHERE gid = :g", g=delivery)
     before = [await api.rows(f"SELECT * FROM {table}") for table in ("delivery", "circuit", "batch")]
     body = "{}" if path.endswith(("letters/replay", "letters/purge")) else None
@@ -168,7 +170,7 @@ async def test_with_temporal_stopped_dry_runs_and_lists_work(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
     gid = (await api.publish({"n": 1}))["deliveries"][0]["deliveryGid"]
-    await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected'")
+    await api.change_rows(DIE)
 
     response = await api.post("/v1/dead-letters/replay", {"dryRun": True})
     assert response.json() == {"matched": 1, "skipped": 0, "batchGid": None}

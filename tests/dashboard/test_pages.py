@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -335,7 +335,8 @@ async def test_lists_are_filtered_by_the_url_or_the_name_of_an_endpoint(pages: P
 async def test_a_filter_takes_several_values_with_commas_between_them(pages: Pages, list_of: str) -> None:
     await some_messages(pages.api)
     await pages.api.change_rows(
-        "UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted', last_status_code = 503"
+        "UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted', last_status_code = 503, "
+        "dead_lettered_at = accepted_at"
     )
     await pages.sign_in()
     page = (await pages.get(f"/{list_of}?channel=orders,invoices&type=order.created, invoice.paid")).text
@@ -353,7 +354,9 @@ async def test_a_filter_takes_several_values_with_commas_between_them(pages: Pag
 
 async def test_a_bulk_replay_says_what_it_skips(pages: Pages) -> None:
     await some_messages(pages.api)
-    await pages.api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
+    await pages.api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted', dead_lettered_at = accepted_at"
+    )
     await pages.api.change_rows(
         "UPDATE endpoint SET deleted_at = created_at "
         "WHERE tenant_gid = (SELECT gid FROM tenant WHERE name = 'of-invoices')"
@@ -363,6 +366,20 @@ async def test_a_bulk_replay_says_what_it_skips(pages: Pages) -> None:
     assert "<h1>Replay 2 dead letters</h1>" in replay and "1 more matches, but cannot be replayed" in replay
     discard = (await pages.get("/dead-letters/all?action=discard")).text
     assert "<h1>Discard 3 dead letters</h1>" in discard and "cannot be replayed" not in discard
+
+
+async def test_a_bulk_operation_is_for_the_dead_letters_that_its_page_counted(pages: Pages) -> None:
+    await some_messages(pages.api)
+    await pages.sign_in()
+
+    async def until(query: str) -> datetime:
+        page = (await pages.get(f"/dead-letters/all?action=discard{query}")).text
+        (value,) = re.findall(r'type="hidden" name="until" value="([^"]+)"', page)
+        return datetime.fromisoformat(f"{value}Z")
+
+    before = now()
+    assert before <= await until("") <= now()
+    assert await until("&until=2026-01-31T12:00") == datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(pages: Pages) -> None:

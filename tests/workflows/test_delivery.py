@@ -92,6 +92,10 @@ async def dead(engine: Engine, outcome: AttemptOutcome = FAILED, **changes: Any)
     return handle
 
 
+async def dead_since(handle: DeliveryHandle) -> datetime:
+    return datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT))
+
+
 async def parked(engine: Engine, outcome: AttemptOutcome = PARKED, **changes: Any) -> DeliveryHandle:
     """A delivery that is parked before its first attempt."""
     engine.fakes.script(outcome)
@@ -442,12 +446,12 @@ async def test_the_search_knows_a_dead_letter_by_the_time_that_the_database_has(
     """Bulk replays count in the database and choose in Temporal."""
     engine.fakes.dead_since = LONG_AGO
     handle = await dead(engine, REJECTED)
-    assert datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT)) == LONG_AGO
+    assert await dead_since(handle) == LONG_AGO
 
 
 async def test_an_activity_of_an_earlier_version_does_not_return_the_time_of_a_dead_letter(engine: Engine) -> None:
     handle = await dead(engine, REJECTED)
-    died_at = datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT))
+    died_at = await dead_since(handle)
     assert abs(died_at - await engine.now()) < MINUTE
 
 
@@ -584,7 +588,7 @@ async def test_a_dead_letter_whose_workflow_was_lost_is_taken_up_as_it_was(engin
     assert await attribute(handle, sa.DELIVERY_STATUS) == DeliveryStatus.DEAD_LETTERED
     assert await attribute(handle, sa.DEAD_LETTER_REASON) == DeadLetterReason.REJECTED
     assert await attribute(handle, sa.STATUS_CODE) == 404
-    assert datetime.fromisoformat(await attribute(handle, sa.DEAD_LETTERED_AT)) == LONG_AGO
+    assert await dead_since(handle) == LONG_AGO
     assert engine.fakes.calls == []
 
 
@@ -674,6 +678,28 @@ async def test_a_discard_after_a_replay_is_not_lost_with_the_run(engine: Engine)
     assert numbers(engine) == [(1, 1)]
     [note] = engine.fakes.arguments("discard")
     assert note.note == ANN
+
+
+async def test_a_bulk_discard_leaves_later_rounds_and_later_dead_letters_alone(engine: Engine) -> None:
+    """Temporal sends its signals one after another: an operator may have replayed the dead letter meanwhile."""
+    handle = await dead(engine)
+    bulk = replace(ANN, before=await dead_since(handle) + SECOND)
+    await engine.skip(MINUTE)
+    gate = engine.fakes.hold("send_attempt")
+    engine.fakes.script(FAILED)
+    await handle.signal("replay", ANN)
+    await gate.entered.wait()
+    await handle.signal("discard", bulk)
+    gate.open()
+    await engine.until_dead(handle, round_=2)
+    await handle.signal("discard", bulk)
+    await engine.until_dead(handle, round_=2)
+    assert engine.fakes.arguments("discard") == []
+
+    bulk = replace(ANN, before=await dead_since(handle) + SECOND)
+    await handle.signal("discard", bulk)
+    assert (await engine.result(handle)).status is DeliveryStatus.DISCARDED
+    assert [input.note for input in engine.fakes.arguments("discard")] == [bulk]
 
 
 async def test_attempt_now_cuts_a_rest_short(engine: Engine) -> None:

@@ -1709,6 +1709,9 @@ class BulkRequest(TypedDict):
     """
     since: NotRequired[str | None]
     until: NotRequired[str | None]
+    """
+    Now by default: what is dead-lettered later is left alone.
+    """
     reason: NotRequired[str]
     """
     The reason for the decision; recorded with the deliveries.

@@ -9,9 +9,11 @@ from temporalio.api.batch.v1 import BatchOperationSignal
 from temporalio.api.common.v1 import Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import BatchOperationState
 from temporalio.api.workflowservice.v1 import DescribeBatchOperationRequest, StartBatchOperationRequest
+from temporalio.client import Client
 
 from everhook import __version__
 from everhook.contracts import DELIVERY_WORKFLOW, OperatorAction
+from everhook.dead_letters import visibility
 from everhook.ids import delivery_workflow_id
 from everhook.storage.tables import Batch, BatchKind
 from everhook.temporal.search_attributes import DEAD_LETTERED_AT
@@ -243,6 +245,30 @@ async def test_a_bulk_purge_reports_its_progress_until_completed(live: Live) -> 
         delivery = await live.wait_for_status(gid, "discarded")
         assert (delivery["resolvedBy"], delivery["resolutionReason"]) == ("environment", "obsolete")
     assert await bulk(live, "purge", {"channel": live.name}) == {"matched": 0, "skipped": 0, "batchGid": None}
+
+
+async def test_what_is_dead_lettered_after_the_request_is_not_discarded(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`matched` does not count it. Temporal may look for dead letters much later than they were counted."""
+    seen = await refused(live)
+    await visible(live, seen)
+    unseen: list[str] = []
+    until_indexed = visibility.until_indexed
+
+    async def late(client: Client, query: str, matched: int) -> bool:
+        if not unseen:
+            unseen.append(await live.dead_letter(live.name))
+            await visible(live, *unseen)
+        return await until_indexed(client, query, matched)
+
+    monkeypatch.setattr(visibility, "until_indexed", late)
+    body = await bulk(live, "purge", {"channel": live.name, "reason": "obsolete"})
+
+    assert body["matched"] == 1
+    assert (await completed(live, body["batchGid"]))["total"] == 1
+    await live.wait_for_status(seen, "discarded")
+    assert [ok(await live.api.get(f"/v1/deliveries/{gid}"))["status"] for gid in unseen] == ["dead_lettered"]
 
 
 async def test_a_bulk_replay_matches_any_of_several_values_and_skips_deleted_endpoints(live: Live) -> None:
