@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 from rich.markup import escape
+from typer.models import OptionInfo
 
+from cli.api_client.errors import ApiError
 from cli.api_client.target import Target, find_target
 from cli.errors import UsageError
 from cli.output import Output
@@ -90,12 +92,15 @@ def command(
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
+            options = _options_by_field([each for each in parameters if given[each.name] != each.default])
             for group_name, group in groups.items():
                 given[group_name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
             session = Session(given.pop("connection"))
             _check_numbers(given)
             try:
                 function(session, **given)  # type: ignore[call-arg]
+            except ApiError as error:
+                raise error.in_options(options) from error
             finally:
                 session.close()
 
@@ -133,6 +138,26 @@ def _options(function: Callable[..., None]) -> tuple[dict[str, type[Any]], list[
 def _option(field: "Field[Any]") -> inspect.Parameter:
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type, default=default)
+
+
+def _options_by_field(parameters: Sequence[inspect.Parameter]) -> dict[str, str]:
+    """Options by the fields of requests that they set: `endpointGid`, or `endpoint`, is that of `--endpoint`, and
+    `events` that of `--event`."""
+    found: dict[str, str] = {}
+    for parameter in parameters:
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(info, OptionInfo):
+                declared = [info.default, *(info.param_decls or ())]  # in `Annotated` the first is taken for a default
+                named = [name for name in declared if isinstance(name, str) and name.startswith("--")]
+                option = named[0] if named else f"--{parameter.name.replace('_', '-')}"
+                for field in (_camel(parameter.name), _camel(option.removeprefix("--"))):
+                    found |= {field: option, f"{field}Gid": option}
+    return found
+
+
+def _camel(name: str) -> str:
+    first, *others = name.replace("-", "_").split("_")
+    return first + "".join(other.title() for other in others)
 
 
 def flowing(docstring: str) -> str:

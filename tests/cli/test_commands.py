@@ -686,13 +686,19 @@ def overview(successRate: float = 1.0, oldest: str | None = None) -> dict[str, A
 # Failures
 
 
-async def test_a_problem_names_its_fields(everhook: Everhook) -> None:
+async def test_a_problem_names_options_and_fields(everhook: Everhook) -> None:
     one = await everhook("endpoints", "create", "http://10.0.0.1/")
     assert one.status == 1 and one.out == ""
     assert one.err.startswith("everhook: url: ") and one.err.endswith(" (422)\n")
+    for option, field, value in (
+        ("--rate-limit", "--rate-limit", "0"),
+        ("--policy", "--policy.timeoutSeconds", '{"timeoutSeconds": 0}'),
+    ):
+        one = await everhook("endpoints", "create", "https://example.com", option, value)
+        assert one.err.startswith(f"everhook: {field}: ")
     two = await everhook("endpoints", "create", "https://example.com", "--rate-limit", "0", "--signature", "morse")
     assert two.err.splitlines()[0] == "everhook: Invalid request (422)"
-    assert [line.split(":")[0] for line in two.err.splitlines()[1:]] == ["  rateLimit", "  signatures[0]"]
+    assert [line.split(":")[0] for line in two.err.splitlines()[1:]] == ["  --rate-limit", "  --signature[0]"]
 
 
 async def test_an_unknown_resource_is_reported(everhook: Everhook) -> None:
