@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import structlog
 from temporalio import activity
 from temporalio.client import Client
 
@@ -15,13 +16,15 @@ from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.delivery.parked_store import accept_again, count_parked, mark_released, oldest_parked
-from everhook.delivery.starts import start_delivery
+from everhook.delivery.starts import is_away, is_overloaded, start_delivery
 from everhook.inbox.store import open_of
 from everhook.pulling import queue_store as queue
 from everhook.storage.engine import Database
 from everhook.storage.tables import now
 
 RELEASE_CONCURRENCY = 20
+
+log = structlog.get_logger()
 
 
 class ReleasingActivities:
@@ -113,11 +116,19 @@ class ReleasingActivities:
         )
 
     async def _signal(self, deliveries: Sequence[DeliveryInput], release: ReleaseInput) -> None:
-        """Signal the workflows. This comes before `mark_released`, so that no delivery is marked but not signalled."""
+        """Signal the workflows. This comes before `mark_released`, so that no delivery is marked but not signalled.
+
+        One whose signal Temporal refuses is marked, too: the reconciler starts it, and it holds up no other.
+        """
         slots = asyncio.Semaphore(RELEASE_CONCURRENCY)
 
         async def signal(delivery: DeliveryInput) -> None:
             async with slots:
-                await start_delivery(self._client, delivery, signal="release", note=release)
+                try:
+                    await start_delivery(self._client, delivery, signal="release", note=release)
+                except Exception as error:
+                    if is_away(error) or is_overloaded(error):
+                        raise
+                    log.error("a delivery cannot be released", delivery_gid=delivery.delivery_gid, error=str(error))
 
         await asyncio.gather(*(signal(delivery) for delivery in deliveries))

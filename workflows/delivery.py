@@ -51,6 +51,7 @@ RECORD_TIMEOUT = timedelta(seconds=15)
 MIN_STEP = timedelta(seconds=1)
 """Between two steps of a delivery that Everhook handles itself: clocks differ a little."""
 
+DAY = timedelta(days=1)
 LONGEST_PARK_CHECK = timedelta(hours=6)
 PARK_JITTER = 0.2
 """Subtracted from the interval of a check. The attempt has written the whole interval to `due_at`, so that the
@@ -510,13 +511,16 @@ class DeliveryWorkflow:
             lambda: self._replay is not None or self._discard is not None, retention, "waiting for an operator"
         )
         if not decided:
-            self._discard = OperatorAction(RETENTION, f"untouched for {retention.days} days")
+            untouched = workflow.now() - (self._dead_since or workflow.now())
+            self._discard = OperatorAction(RETENTION, f"untouched for {round(untouched / DAY)} days")
 
     async def _end_discarded(self, action: OperatorAction) -> None:
+        # A replay may have opened a round in the database that this workflow does not know yet. An operator who names
+        # one delivery discards it in any round.
+        spares_replayed = action.by == RETENTION or action.before is not None
         await workflow.execute_activity_method(
             RecordingActivities.discard,
-            # A replay may have opened a round at the same moment.
-            DiscardInput(self._input.delivery_gid, action, self._input.round if action.by == RETENTION else 0),
+            DiscardInput(self._input.delivery_gid, action, self._input.round if spares_replayed else 0),
             start_to_close_timeout=RECORD_TIMEOUT,
             retry_policy=RETRY_FOREVER,
             summary=f"discarded by {action.by}",

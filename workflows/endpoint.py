@@ -43,6 +43,9 @@ GIVE_UP_BATCH = 500
 CIRCUIT_SETTINGS = "circuit-settings"
 """The id of the patch: circuits with the settings of their endpoint and its channels."""
 
+ENABLED_DURING_GIVE_UP = "enabled-during-give-up"
+"""The id of the patch: an endpoint that is enabled again gives up no more of its parked deliveries."""
+
 MAX_UPDATES = 1_000
 """Temporal's limit is 2,000 updates for each run; continue as new well before it."""
 
@@ -227,6 +230,12 @@ class EndpointWorkflow:
         newly_disabled = before.hold is not Hold.DISABLED and circuit.hold is Hold.DISABLED
         if newly_disabled and circuit.hold_reason != machine.BY_OPERATOR:
             self._giving_up = self._giving_up or DeadLetterReason.ENDPOINT_DISABLED
+        elif (
+            self._giving_up is DeadLetterReason.ENDPOINT_DISABLED
+            and circuit.hold is not Hold.DISABLED
+            and workflow.patched(ENABLED_DURING_GIVE_UP)
+        ):
+            self._giving_up = None  # what is still parked is released
 
     def _begin_release_if_flowing(self) -> None:
         if self._circuit.sends:

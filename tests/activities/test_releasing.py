@@ -4,7 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from temporalio.client import WorkflowHandle
+from temporalio.service import RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.releasing import ReleasingActivities
@@ -26,7 +28,7 @@ from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.activities.desk import Desk
-from tests.delivery.fakes import AWAY, Collected, FakeTemporal
+from tests.delivery.fakes import AWAY, Collected, FakeTemporal, refusal
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
 from tests.workflows.engine import time_skipping_server
 
@@ -126,6 +128,19 @@ async def test_a_delivery_that_is_parked_again_during_its_release_stays_parked(
         await release(releasing, await endpoint_of(store, delivery), 1)
         assert await store.status(delivery) is DeliveryStatus.PARKED
     assert dispatched.deliveries == []
+
+
+async def test_a_delivery_that_temporal_refuses_is_left_to_the_reconciler_and_holds_up_no_other(
+    releasing: ReleasingActivities, store: Store, temporal: FakeTemporal
+) -> None:
+    endpoint = await store.subscribed()
+    refused, other = await store.deliveries(2, endpoint, **WITH_WORKFLOW)
+    temporal.refused[refused.gid] = refusal(RPCStatusCode.INVALID_ARGUMENT)
+    with capture_logs() as logs:
+        assert not await release(releasing, endpoint, 2)
+    assert [await store.status(each) for each in (refused, other)] == [DeliveryStatus.RETRYING] * 2
+    assert notes(temporal, refused, other) == [[], [ReleaseInput()]]
+    assert [(entry["log_level"], entry["delivery_gid"]) for entry in logs] == [("error", refused.gid)]
 
 
 async def test_a_delivery_that_could_not_be_woken_is_not_marked_as_released(

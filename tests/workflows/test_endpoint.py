@@ -472,6 +472,20 @@ async def test_an_endpoint_that_says_gone_is_disabled_and_its_parked_deliveries_
     assert (await endpoint.handle.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
+async def test_an_endpoint_that_is_enabled_during_the_giving_up_gives_up_no_more(engine: Engine) -> None:
+    engine.fakes.parked = 1_200
+    gate = engine.fakes.hold("release_parked")
+    endpoint = engine.endpoint()
+    await endpoint.report(gone=True)
+    await gate.entered.wait()
+    enabling = asyncio.create_task(endpoint.command("enable"))
+    await endpoint.until(hold=None)
+    gate.open()
+    assert (await enabling).hold is None
+    given_up = ReleaseParkedInput(endpoint.gid, 500, DeadLetterReason.ENDPOINT_DISABLED)
+    assert await endpoint.until_released(2) == [given_up, ReleaseParkedInput(endpoint.gid, 5)]
+
+
 async def test_an_endpoint_that_fails_for_long_enough_is_disabled(engine: Engine) -> None:
     policy = replace(POLICY, disable_after=HOUR)
     engine.fakes.parked = 5
