@@ -136,15 +136,14 @@ async def gate(session: AsyncSession, message_gid: str) -> GateRow | None:
 
 
 async def tally(session: AsyncSession, message_gid: str) -> Tally:
-    passed = await gate(session, message_gid)
-    found = await _counts(session, message_gid, passed.asked if passed is not None else ())
-    if passed is not None and not found:
-        found = await _counts(session, message_gid, ())
+    passed, found = await _gate_and_counts(session, message_gid)
+    waits, cancelled_at = (False, None) if found else await _schedule(session, message_gid)
+    if not found and not waits:  # its time may have come in between
+        passed, found = await _gate_and_counts(session, message_gid)
     moments = [
         row[2] if row[0] is DeliveryStatus.DEAD_LETTERED else row[3] for row in found if row[0] in SETTLED_STATUSES
     ]
     last_at = max((moment for moment in moments if moment is not None), default=None)
-    waits, cancelled_at = (False, None) if found else await _schedule(session, message_gid)
     gate_declined = passed is not None and passed.reason is DeadLetterReason.DECLINED
     return Tally(
         {row[0]: int(row[1]) for row in found},
@@ -154,6 +153,14 @@ async def tally(session: AsyncSession, message_gid: str) -> Tally:
         waits,
         cancelled_at,
     )
+
+
+async def _gate_and_counts(session: AsyncSession, message_gid: str) -> tuple[GateRow | None, Sequence[Any]]:
+    passed = await gate(session, message_gid)
+    found = await _counts(session, message_gid, passed.asked if passed is not None else ())
+    if passed is not None and not found:
+        found = await _counts(session, message_gid, ())
+    return passed, found
 
 
 async def _schedule(session: AsyncSession, message_gid: str) -> tuple[bool, datetime | None]:

@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from everhook.contracts import DeliveryStatus
+from everhook.lifecycle import store as lifecycle_store
 from testing.api import JSON, Api, accepted, assert_problem, ok
 
 
@@ -217,6 +220,25 @@ async def test_the_schedule_delivers_a_message_once_to_those_that_match_then(api
     )
     assert accepted_at == of_message and single
     assert_problem(await api.post(f"/v1/messages/{gid}/cancel"), 409)
+
+
+async def test_a_message_whose_time_comes_while_it_is_counted_is_not_settled(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a wait, or a reminder, would end before the message was delivered."""
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await publish(api, delaySeconds=3600))["messageGid"]
+    schedule_of = lifecycle_store._schedule
+
+    async def delivered_before(session: AsyncSession, message_gid: str) -> tuple[bool, datetime | None]:
+        await api.services.messages.schedules.deliver(message_gid)
+        return await schedule_of(session, message_gid)
+
+    monkeypatch.setattr(lifecycle_store, "_schedule", delivered_before)
+    async with api.database.reading() as session:
+        tally = await lifecycle_store.tally(session, gid)
+    assert tally.counts == {DeliveryStatus.ACCEPTED: 1} and not tally.is_settled
 
 
 async def test_the_reconciler_delivers_overdue_messages(api: Api) -> None:
