@@ -309,3 +309,12 @@ async def claim_probe(connection: AsyncConnection, endpoint_gid: str, delivery_g
         .values(probe_delivery_gid=delivery_gid, probe_until=moment + lease)
     )
     return bool(result.rowcount)
+
+
+async def free_probe(connection: AsyncConnection, endpoint_gid: str, delivery_gids: Sequence[str]) -> None:
+    """End the claim of a probe that was not sent, if one of these deliveries has it."""
+    await connection.execute(
+        update(CircuitRow)
+        .where(col(CircuitRow.endpoint_gid) == endpoint_gid, col(CircuitRow.probe_delivery_gid).in_(delivery_gids))
+        .values(probe_delivery_gid=None, probe_until=None)
+    )

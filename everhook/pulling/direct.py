@@ -146,7 +146,6 @@ class _Transaction:
             content,
             request,
             policy=delivery.policy,
-            window_until=row["window_until"],
             moment=endpoint.moment,
             lasts=request.lease or hand.offer.endpoint.lease,
             before=len(hand.items),

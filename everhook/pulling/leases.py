@@ -98,7 +98,6 @@ def hand_out(
     request: Request,
     *,
     policy: DeliveryPolicy,
-    window_until: datetime,
     moment: datetime,
     lasts: timedelta,
     before: int,
@@ -118,7 +117,7 @@ def hand_out(
         "consumer_address": request.address,
         "position": request.position + before if request.position is not None else None,
         "item_sha256": hashlib.sha256(item.body).hexdigest(),
-        "is_last": delay is None or lease_until + delay > window_until,
+        "is_last": delay is None,
     }
     return item, row
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -92,30 +92,44 @@ async def database_time(connection: AsyncConnection) -> datetime:
 
 
 async def next_available(connection: AsyncConnection, endpoint_gid: str) -> tuple[datetime, datetime | None]:
-    """The time, and when the next delivery of an endpoint is, or was, available."""
+    """The time, and when the next delivery of an endpoint is, or was, available, or the next lease expires: that one
+    may have been the last of its round, whose end is to be recorded."""
+    parameters = {"endpoint": endpoint_gid}
     if connection.dialect.name == "sqlite":
-        return now(), (await connection.execute(_NEXT, {"endpoint": endpoint_gid})).scalar()
-    row = (await connection.execute(_NEXT_WITH_TIME, {"endpoint": endpoint_gid})).one()
-    return row[0], row[1]
+        row = (await connection.execute(_NEXT, parameters)).one()
+        return now(), _first(row)
+    moment, *others = (await connection.execute(_NEXT_WITH_TIME, parameters)).one()
+    return moment, _first(others)
 
 
-_NEXT: Select[datetime] = (
+def _first(moments: Iterable[datetime | None]) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+_NEXT_AVAILABLE = (
     select(col(PullItem.available_at))
     .where(col(PullItem.endpoint_gid) == bindparam("endpoint"), col(PullItem.is_last).is_(False))
     .order_by(col(PullItem.available_at))
     .limit(1)
 )
-_NEXT_WITH_TIME = select(func.clock_timestamp(), _NEXT.scalar_subquery())
+_NEXT_EXPIRY = (
+    select(col(PullItem.lease_until))
+    .where(col(PullItem.endpoint_gid) == bindparam("endpoint"), col(PullItem.consumer).is_not(None))
+    .order_by(col(PullItem.lease_until))
+    .limit(1)
+)
+_NEXT = select(_NEXT_AVAILABLE.scalar_subquery(), _NEXT_EXPIRY.scalar_subquery())
+_NEXT_WITH_TIME = select(func.clock_timestamp(), _NEXT_AVAILABLE.scalar_subquery(), _NEXT_EXPIRY.scalar_subquery())
 
 
 async def with_available(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> list[str]:
-    """Those of these endpoints that have a delivery to hand out now."""
-    due = exists().where(
-        col(PullItem.endpoint_gid) == col(Endpoint.gid),
-        col(PullItem.available_at) <= await database_time(connection),
-        col(PullItem.is_last).is_(False),
+    """Those of these endpoints that have a delivery to hand out now, or a lease that expired."""
+    moment, mine = await database_time(connection), col(PullItem.endpoint_gid) == col(Endpoint.gid)
+    due = exists().where(mine, col(PullItem.available_at) <= moment, col(PullItem.is_last).is_(False))
+    expired = exists().where(mine, col(PullItem.consumer).is_not(None), col(PullItem.lease_until) <= moment)
+    rows = await connection.execute(
+        select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(endpoint_gids), or_(due, expired))
     )
-    rows = await connection.execute(select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(endpoint_gids), due))
     return list(rows.scalars())
 
 
@@ -126,7 +140,6 @@ class Claimable:
     delivery_gid: str
     round: int
     number: int
-    window_until: datetime
     message_gid: str
     policy: DeliveryPolicy
     size: int
@@ -143,7 +156,6 @@ async def lock_claimable(
             row.delivery_gid,
             row.round,
             row.number,
-            row.window_until,
             row.message_gid,
             _policy(row),
             row.size,
@@ -166,7 +178,6 @@ _CLAIMABLE = (
         col(PullItem.delivery_gid),
         col(PullItem.round),
         col(PullItem.number),
-        col(PullItem.window_until),
         col(Delivery.message_gid),
         col(Delivery.single_attempt),
         col(Channel.policy).label("channel_policy"),
@@ -256,6 +267,11 @@ class QueueRow:
     def is_leased(self) -> bool:
         """Whether a lease was handed out whose end is not recorded."""
         return self.consumer is not None
+
+    def ends_round(self, moment: datetime) -> bool:
+        """Whether nothing follows if this lease has expired by `moment`: no attempt is left, or the next one would be
+        after the window."""
+        return self.is_last or max(self.available_at, moment) >= self.window_until
 
     @property
     def newest_number(self) -> int:
@@ -420,13 +436,15 @@ async def unguarded(connection: AsyncConnection, before: datetime, limit: int) -
 async def mark_guarded(connection: AsyncConnection, delivery_gids: Sequence[str]) -> set[str]:
     """Mark deliveries before their workflows start: an acknowledgement either sees the mark, and signals, or came
     first. Returns those that are still queued."""
-    rows = await connection.execute(
-        update(PullItem)
+    locked = await connection.execute(  # in the order of acknowledgements: an UPDATE locks as it finds the rows
+        select(col(PullItem.delivery_gid))
         .where(col(PullItem.delivery_gid).in_(delivery_gids), col(PullItem.guarded_at).is_(None))
-        .values(guarded_at=now())
-        .returning(col(PullItem.delivery_gid))
+        .order_by(col(PullItem.delivery_gid))
+        .with_for_update()
     )
-    return set(rows.scalars())
+    marked = list(locked.scalars())
+    await connection.execute(update(PullItem).where(col(PullItem.delivery_gid).in_(marked)).values(guarded_at=now()))
+    return set(marked)
 
 
 async def queued_of(connection: AsyncConnection, endpoint_gid: str, limit: int) -> list[str]:
@@ -550,7 +568,7 @@ class Consumer:
 @dataclass(frozen=True)
 class QueueView:
     """The queue of an endpoint: how many deliveries are `available`, `waiting` for their next attempt, and `leased`.
-    `oldest` is when the oldest of them was queued."""
+    `oldest` is when the oldest of the first `COUNTED` of them was queued."""
 
     available: int
     waiting: int
@@ -583,13 +601,21 @@ async def queue_view(session: AsyncSession, endpoint_gid: str) -> QueueView:
         available=await _count(session, *free, col(PullItem.available_at) <= moment),
         waiting=await _count(session, *free, col(PullItem.available_at) > moment),
         leased=sum(each.in_flight for each in found),
-        oldest=(
-            await session.execute(
-                select(col(PullItem.queued_at)).where(mine).order_by(col(PullItem.queued_at)).limit(1)
-            )
-        ).scalar(),
+        oldest=await _oldest(session, endpoint_gid),
         consumers=found,
     )
+
+
+async def _oldest(session: AsyncSession, endpoint_gid: str) -> datetime | None:
+    first = (
+        select(col(PullItem.queued_at))
+        .where(col(PullItem.endpoint_gid) == endpoint_gid)
+        .order_by(col(PullItem.available_at))
+        .limit(COUNTED)
+        .subquery()
+    )
+    oldest: datetime | None = (await session.execute(select(func.min(first.c.queued_at)))).scalar()
+    return oldest
 
 
 async def _count(session: AsyncSession, *where: ColumnElement[bool]) -> int:

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from everhook.circuit.machine import CircuitPolicy, CircuitState, Hold
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.circuit.spec import resolve
-from everhook.circuit.store import EndpointState, circuit_specs, claim_probe, endpoint_states
+from everhook.circuit.store import EndpointState, circuit_specs, claim_probe, endpoint_states, free_probe
 from everhook.contracts import (
     AttemptOutcome,
     AttemptRecord,
@@ -308,6 +308,8 @@ class PullQueue:
                     for row in rows
                 ],
             )
+            if rows:  # one of them may be the probe of the circuit
+                await free_probe(connection, endpoint.gid, [row.delivery_gid for row in rows])
         if rows:
             self._wake_ups.wake([endpoint.gid])
         return len(rows)
@@ -318,7 +320,10 @@ class PullQueue:
 
     async def check(self, check: PullCheck) -> PulledState:
         """Find out, for its workflow, what became of a delivery; dead-letter it if its round is over. What ends the
-        round and what dead-letters it is one transaction, so that no consumer can take the delivery in between."""
+        round and what dead-letters it is one transaction, so that no consumer can take the delivery in between.
+
+        A check that runs twice may find the next round: its endpoint was given up in the round before.
+        """
         issuer = await self._issuers.get()
         after = _Aftermath(in_streak=True)
         async with self._database.writing() as session:
@@ -331,20 +336,21 @@ class PullQueue:
                 return pulled_state(delivery)
             moment = await queue.database_time(connection)
             endpoint = PulledEndpoint(delivery.endpoint_gid, delivery.tenant_gid, delivery.tenant)
-            if row.is_leased and row.is_last and _expired(row, moment):
+            if row.is_leased and _expired(row, moment):
                 await self._end_expired(connection, endpoint, [row], moment, issuer, after)
                 after.threshold = await self._threshold(connection, endpoint)
                 _, after.freed = await record_attempts(
                     connection, [each for each, _ in after.attempted], keep_history=False
                 )
-                row = replace(row, consumer=None)
+                row = replace(row, consumer=None, is_last=row.ends_round(moment))
                 delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
             state = pulled_state(delivery)
-            reason = check.give_up or _why_over(row, delivery, moment)
+            given_up = check.give_up if row.round == check.round else None
+            reason = given_up or _why_over(row, delivery, moment)
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
             await queue.remove(connection, [check.delivery_gid])
-            dead = await dead_letter(session, check.delivery_gid, check.round, reason, moment + check.retention)
+            dead = await dead_letter(session, check.delivery_gid, row.round, reason, moment + check.retention)
         self._on_freed([*after.freed, *dead.freed])
         self._report(endpoint, after)
         return replace(state, status=DeliveryStatus.DEAD_LETTERED, reason=reason, dead_lettered_at=dead.at)
@@ -409,6 +415,8 @@ class PullQueue:
         if not chosen or (not state.sends and not await self._claims_probe(connection, endpoint, request, chosen[0])):
             return Claim()
         items = await self._hand_out(connection, endpoint, request, chosen, moment)
+        if not items and not state.sends:  # the payload of the probe was erased just now
+            await free_probe(connection, endpoint.gid, [chosen[0].delivery_gid])
         return Claim(items, more=state.sends and (len(found) == limit or len(items) < len(found)))
 
     @staticmethod
@@ -438,7 +446,6 @@ class PullQueue:
                 content,
                 request,
                 policy=each.policy,
-                window_until=each.window_until,
                 moment=moment,
                 lasts=request.lease or endpoint.lease,
                 before=len(items),
@@ -480,8 +487,11 @@ class PullQueue:
         inputs = await self._inputs(connection, [row.delivery_gid for row in expired])
         ended = [(row, inputs[row.delivery_gid]) for row in expired if row.delivery_gid in inputs]
         for row, delivery in ended:  # those left out are of a tenant that is being erased
-            after.take(_attempted(endpoint, row, delivery, issuer, _expiry(row)), row, delivery)
-        changes = [queue.changed(row, consumer=None, guarded_at=row.guarded_at or moment) for row, _ in ended]
+            after.take(_attempted(endpoint, row, delivery, issuer, _expiry(row, moment)), row, delivery)
+        changes = [
+            queue.changed(row, consumer=None, is_last=row.ends_round(moment), guarded_at=row.guarded_at or moment)
+            for row, _ in ended
+        ]
         await queue.change(connection, changes)
         LEASES_EXPIRED.inc(len(ended))
 
@@ -638,10 +648,12 @@ class _Desk:
         return LeaseResult(ack.lease, LeaseStatus.ACKED)
 
     def _nack(self, nack: Nack, row: QueueRow) -> LeaseResult:
+        if row.is_last and not row.is_leased:
+            return LeaseResult(nack.lease, LeaseStatus.NACKED)  # the round is over, and its workflow knows or will
         scheduled = row.available_at - row.lease_until if row.lease_until is not None else timedelta()
-        next_at = min(self._moment + max(scheduled, nack.retry_after or timedelta()), row.window_until)
-        is_over = row.is_last or nack.dead_letter
+        next_at = self._moment + max(scheduled, nack.retry_after or timedelta())
         number = row.newest_number
+        is_over = nack.dead_letter or row.is_last or next_at >= row.window_until
         ended = _Ended(
             Verdict.REJECTED if nack.dead_letter else Verdict.RETRY,
             number,
@@ -661,7 +673,7 @@ class _Desk:
             guarded_at=row.guarded_at or self._moment,
         )
         self._rows[row.delivery_gid] = replace(
-            row, number=number, consumer=None, guarded_at=row.guarded_at or self._moment
+            row, number=number, consumer=None, is_last=is_over, guarded_at=row.guarded_at or self._moment
         )
         return LeaseResult(nack.lease, LeaseStatus.NACKED)
 
@@ -692,13 +704,13 @@ class _Ended:
     result: bytes | None = None
 
 
-def _expiry(row: QueueRow) -> _Ended:
+def _expiry(row: QueueRow, moment: datetime) -> _Ended:
     assert row.lease_until is not None
     return _Ended(
         Verdict.RETRY,
         row.number,
         row.lease_until,
-        next_at=None if row.is_last else row.available_at,
+        next_at=None if row.ends_round(moment) else row.available_at,
         error=FailureCode.LEASE_EXPIRED,
         address=row.consumer_address,
     )
@@ -787,7 +799,7 @@ def _why_over(row: QueueRow, delivery: PulledDelivery, moment: datetime) -> Dead
 def _check_at(row: QueueRow, moment: datetime) -> datetime:
     """When the round of a queued delivery may be over."""
     at = row.window_until
-    if row.is_leased and row.lease_until is not None and (row.is_last or row.lease_until > at):
+    if row.is_leased and row.lease_until is not None and (row.ends_round(moment) or row.lease_until > at):
         at = row.lease_until
     if at <= moment:  # a pause may last long
         return moment + PAUSED_CHECK

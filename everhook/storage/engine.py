@@ -53,6 +53,7 @@ READ_ONLY = "25006"
 _STATES_OF_THE_SERVER = re.compile(
     r"08...|"  # the connection
     r"28...|3D000|"  # authentication, or no such database
+    r"40001|40P01|"  # a conflict or a deadlock with another transaction: this one was rolled back, and can be repeated
     r"53...|"  # out of disk, memory or connections
     r"57...|"  # starting up, shutting down, or a statement cancelled because it took too long
     r"58...|" + READ_ONLY  # an I/O error

@@ -641,8 +641,8 @@ class PullItem(SQLModel, table=True):
     `available_at` in the future is lease and back-off in one: the end of the lease and the delay after it. `number`
     counts the leases of this round. `consumer` is set from the hand-out until the end of the lease is recorded;
     `leased_at`, `lease_until`, `position` (in the consumer's stream), `consumer_address` and `item_sha256` are those
-    of the newest lease. `is_last`: no other lease follows in this round, which ends at `window_until`. `guarded_at`: a
-    workflow guards the delivery.
+    of the newest lease. `is_last`: no other lease follows in this round, because its attempts are used up or it is
+    over; none follows after `window_until` either. `guarded_at`: a workflow guards the delivery.
     """
 
     __tablename__ = "pull_queue"

@@ -40,3 +40,12 @@ async def test_claims_read_the_index_of_available_items_and_consumers_that_of_le
     ((sql, parameters),) = [one for one in statements.items() if "FROM pull_queue" in one[0]]
     plan = await plan_of(database, sql, parameters)
     assert "ix_pull_queue_leased" in plan, plan
+    statements.clear()
+    async with database.read_connection() as connection:
+        assert (await queue.next_available(connection, endpoint.gid))[1] is not None
+    async with database.reading() as session:
+        assert (await queue.queue_view(session, endpoint.gid)).oldest is not None
+    for sql, parameters in list(statements.items()):
+        if "FROM pull_queue" in sql:
+            plan = await plan_of(database, sql, parameters)
+            assert "ix_pull_queue_" in plan and "Seq Scan" not in plan and "SCAN pull_queue" not in plan, plan

@@ -14,7 +14,7 @@ from sqlmodel import col
 from temporalio.client import Client
 
 from everhook.circuit.client import CircuitClient
-from everhook.circuit.machine import CircuitPolicy
+from everhook.circuit.machine import CircuitPolicy, CircuitState
 from everhook.circuit.reporter import OutcomeReporter
 from everhook.contracts import DeadLetterReason, DeliveryMode, DeliveryStatus, PullCheck, Verdict
 from everhook.delivery import traffic as traffic_module
@@ -23,15 +23,25 @@ from everhook.delivery.inputs_store import InputDefaults
 from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, new_gid
 from everhook.pulling.leases import Ack, Extend, Item, LeaseStatus, Nack, PulledEndpoint, Request, stream_consumer
-from everhook.pulling.queue_store import QueueRow, back_offs, rows_of
+from everhook.pulling.queue_store import (
+    QueueRow,
+    back_offs,
+    lock_rows,
+    mark_guarded,
+    requeue,
+    rows_of,
+    with_available,
+)
 from everhook.pulling.service import PullQueue
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
-from everhook.storage.tables import Delivery, PullItem, Receipt, now
+from everhook.storage.tables import Attempt, CircuitRow, Delivery, PendingHistory, PullItem, Receipt, now
 from everhook.temporal.client import connect
 from testing.processes import refusing_port
 from tests.stores.factories import ISSUER, KEYRING, Store, accepted, publication
+from tests.stores.locks import until_a_lock_is_awaited
+from tests.stores.plans import analyze
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.usefixtures("background_tasks")]
 
@@ -258,6 +268,153 @@ async def test_a_delivery_that_a_consumer_works_on_is_not_dead_lettered(store: S
     await change_queue(store, window_until=now() - timedelta(minutes=1))
     state = await queue.check(PullCheck(gid, 1, RETENTION))
     assert (state.status, state.check_at) == (DeliveryStatus.AVAILABLE, item.lease_until)
+
+
+async def test_a_check_that_runs_again_after_a_replay_leaves_the_new_round_alone(
+    store: Store, database: Database
+) -> None:
+    """Its endpoint was given up; Temporal repeats a check whose response was lost."""
+    await pulled(store)
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    check = PullCheck(gid, 1, RETENTION, DeadLetterReason.ENDPOINT_DISABLED)
+    assert (await queue.check(check)).status is DeliveryStatus.DEAD_LETTERED
+    async with database.writing() as session:
+        again = {"status": DeliveryStatus.ACCEPTED, "round": 2, "reason": None, "dead_lettered_at": None}
+        await session.execute(update(Delivery).values(**again))
+        await requeue(session, gid)
+    assert (await queue.check(check)).status is DeliveryStatus.AVAILABLE
+    assert await store.count(PullItem) == 1
+    await change_queue(store, window_until=now() - timedelta(minutes=1))
+    assert (await queue.check(check)).reason is DeadLetterReason.UNCLAIMED
+    assert await statuses(store) == {DeliveryStatus.DEAD_LETTERED: 1}
+
+
+async def test_the_last_lease_of_a_round_that_expires_is_recorded_by_the_next_claim(
+    store: Store, database: Database
+) -> None:
+    """Its workflow sleeps until the end of the window: it checked before the lease was handed out."""
+    endpoint = await pulled(store, policy={"delaysSeconds": []})
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    async with database.write_connection() as connection:
+        assert await mark_guarded(connection, [gid]) == {gid}
+    await _taken(queue, endpoint)
+    async with database.read_connection() as connection:
+        assert await with_available(connection, [endpoint.gid]) == []
+    await change_queue(store, lease_until=now() - timedelta(minutes=1))
+    async with database.read_connection() as connection:
+        assert await with_available(connection, [endpoint.gid]) == [endpoint.gid]
+    assert (await queue.claim(endpoint, Request("other"))).items == ()
+    assert await store.count(PendingHistory) == 1  # its workflow is signalled
+    assert (await queue.check(PullCheck(gid, 1, RETENTION))).reason is DeadLetterReason.EXHAUSTED
+    assert await store.count(Receipt) == 1
+
+
+async def test_a_lease_that_expires_after_the_window_is_recorded(store: Store, database: Database) -> None:
+    endpoint = await pulled(store)
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    await _taken(queue, endpoint)
+    past = now() - timedelta(minutes=1)
+    await change_queue(store, lease_until=past, available_at=past, window_until=past)
+    state = await queue.check(PullCheck(gid, 1, RETENTION))
+    assert (state.reason, state.attempts) == (DeadLetterReason.EXHAUSTED, 1)
+    assert [(each.error, each.next_attempt_at) for each in await attempts(store)] == [("lease_expired", None)]
+    assert await store.count(Receipt) == 1
+
+
+async def test_a_nack_of_a_lease_that_would_have_outlasted_the_window_is_no_end(
+    store: Store, database: Database
+) -> None:
+    """The round ends when no attempt is left, or when the next one would be outside the window."""
+    endpoint = await pulled(store, policy={"delaysSeconds": [1, 1], "maxWindowSeconds": 600})
+    endpoint = replace(endpoint, lease=timedelta(seconds=600))
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    for number in (1, 2, 3):
+        await change_queue(store, available_at=now())
+        item = await _taken(queue, endpoint)
+        (result,) = await queue.acknowledge(endpoint, [Nack(str(item.lease))], None)
+        assert result.status is LeaseStatus.NACKED
+        reason = (await queue.check(PullCheck(gid, 1, RETENTION))).reason
+        assert reason is (DeadLetterReason.EXHAUSTED if number == 3 else None)
+
+
+@pytest.mark.parametrize("is_extended", [False, True], ids=["asked to retry later", "extended"])
+async def test_a_nack_promises_no_attempt_after_the_window(store: Store, database: Database, is_extended: bool) -> None:
+    endpoint = await pulled(store)
+    (gid,) = await publish(store, 1)
+    queue = await queue_of(database)
+    lease = str((await _taken(queue, endpoint)).lease)
+    if is_extended:
+        await queue.acknowledge(endpoint, [Extend(lease, timedelta(hours=80))], None)
+        await change_queue(store, window_until=now() - timedelta(minutes=1))
+        await queue.acknowledge(endpoint, [Nack(lease)], None)
+    else:
+        await queue.acknowledge(endpoint, [Nack(lease, retry_after=timedelta(hours=72))], None)
+    assert [each.next_attempt_at for each in await attempts(store)] == [None]
+    assert (await queue.check(PullCheck(gid, 1, RETENTION))).reason is DeadLetterReason.EXHAUSTED
+
+
+async def test_a_nack_without_a_lease_that_is_repeated_after_the_end_of_the_round_changes_nothing(
+    store: Store, database: Database
+) -> None:
+    endpoint = await pulled(store, policy={"delaysSeconds": []})
+    await publish(store, 1)
+    queue = await queue_of(database)
+    nack = Nack(str((await _taken(queue, endpoint)).lease), needs_lease=False)
+    for _ in range(2):
+        (result,) = await queue.acknowledge(endpoint, [nack], None)
+        assert result.status is LeaseStatus.NACKED
+    assert len(await attempts(store)) == 1
+
+
+async def test_a_probe_that_no_consumer_received_holds_up_no_other(store: Store, database: Database) -> None:
+    endpoint = replace(await pulled(store), lease=timedelta(hours=1))
+    await publish(store, 3)
+    queue = await queue_of(database)
+    async with database.writing() as session:
+        await session.execute(update(CircuitRow).values(state=CircuitState.HALF_OPEN))
+    stream = new_gid(Kind.CONSUMER)
+    request = Request(stream_consumer(stream, "c"), limit=5, position=1)
+    assert len((await queue.claim(endpoint, request)).items) == 1
+    assert (await queue.claim(endpoint, request)).items == ()
+    assert await queue.release(endpoint, stream, 0) == 1
+    assert len((await queue.claim(endpoint, request)).items) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_the_reconciler_and_an_acknowledgement_lock_in_one_order(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    """An UPDATE locks rows as it finds them: the newest version of the first one lies behind the others."""
+    endpoint = await pulled(store)
+    first, *others = sorted(await publish(store, 3))
+    async with database.writing() as session:
+        await session.execute(update(PullItem).where(col(PullItem.delivery_gid) == first).values(number=0))
+    await analyze(database)
+
+    async def mark() -> None:
+        async with database.write_connection() as connection:
+            await mark_guarded(connection, [first, *others])
+
+    async def acknowledge() -> None:
+        async with other_database.write_connection() as connection:
+            await lock_rows(connection, endpoint.gid, [first, *others])
+
+    async with database.write_connection() as connection:
+        await lock_rows(connection, endpoint.gid, [first])
+        acknowledging = asyncio.create_task(acknowledge())
+        await until_a_lock_is_awaited(store.database)
+        marking = asyncio.create_task(mark())
+        await asyncio.sleep(0.2)
+    await asyncio.gather(acknowledging, marking)
+
+
+async def attempts(store: Store) -> Sequence[Attempt]:
+    async with store.database.reading() as session:
+        return (await session.execute(select(Attempt).order_by(col(Attempt.number)))).scalars().all()
 
 
 async def _taken(queue: PullQueue, endpoint: PulledEndpoint) -> Item:
