@@ -103,6 +103,11 @@ async def _find(session: AsyncSession, which: ColumnElement[bool], *, for_change
     return TaskRow(*row) if row is not None else None
 
 
+async def lock_inbox(session: AsyncSession, row: TaskRow) -> None:
+    """Read the inbox of a task again. It cannot be deleted until the transaction ends."""
+    await session.refresh(row.inbox, with_for_update={"read": True})
+
+
 async def open_deliveries(session: AsyncSession, endpoint_gid: str) -> Sequence[str]:
     """The deliveries of an inbox whose tasks are open."""
     rows = await session.execute(
