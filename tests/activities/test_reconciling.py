@@ -257,6 +257,19 @@ async def test_a_delivery_parked_at_a_paused_endpoint_past_its_window_keeps_wait
         assert row.due_at is not None and row.due_at > now() + HOUR / 2
 
 
+async def test_no_delivery_parked_at_a_paused_endpoint_gets_a_workflow_however_many_there_are(
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    for _ in range(3):
+        paused = await store.endpoint()
+        await store.circuit(paused, hold=Hold.PAUSED)
+        await store.deliveries(5, paused, status=DeliveryStatus.PARKED, parked_at=moment())
+    for index in (1, 0):  # the second share, without the first
+        assert await reconcile(reconciling, ReconcileShare(index, parts=2)) == NOTHING
+    assert temporal.tried == []
+
+
 async def test_a_delivery_parked_at_an_open_circuit_past_its_window_gets_a_workflow_with_the_time_of_parking(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
