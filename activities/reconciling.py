@@ -377,8 +377,8 @@ class ReconcilingActivities:
     async def _deliver_scheduled(self, current: _PassSummary) -> None:
         """Deliver scheduled messages whose workflow was not started, or was lost."""
         while self._schedules is not None and not current.is_over:
-            found = await self._schedules.deliver_overdue(self._overdue_grace, SCHEDULED_BATCH)
-            current.started += found
+            found, delivered = await self._schedules.deliver_overdue(self._overdue_grace, SCHEDULED_BATCH)
+            current.started += delivered
             activity.heartbeat()
             if found < SCHEDULED_BATCH:
                 return

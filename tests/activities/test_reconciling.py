@@ -3,6 +3,7 @@
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
+from everhook.publishing.schedules import MessageSchedules
 from everhook.storage.engine import Database
 from everhook.storage.tables import (
     Batch,
@@ -279,6 +281,22 @@ async def test_a_delivery_parked_at_an_open_circuit_past_its_window_gets_a_workf
     assert await reconcile(reconciling) == ReconcileResult(started=1)
     (input,) = temporal.inputs
     assert (input.delivery_gid, input.parked_since) == (delivery.gid, moment(-9))
+
+
+# Scheduled messages
+
+
+async def test_a_page_of_scheduled_messages_that_are_refused_holds_up_no_other(
+    temporal: FakeTemporal, database: Database, circuits: FakeCircuits
+) -> None:
+    pages = [(module.SCHEDULED_BATCH, 0), (module.SCHEDULED_BATCH, module.SCHEDULED_BATCH), (3, 2)]
+    schedules = create_autospec(MessageSchedules, instance=True)
+    schedules.deliver_overdue.side_effect = pages
+    reconciling = ReconcilingActivities(
+        temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE, schedules=schedules
+    )
+    assert await reconcile(reconciling) == ReconcileResult(started=module.SCHEDULED_BATCH + 2)
+    assert schedules.deliver_overdue.await_count == len(pages)
 
 
 # History
