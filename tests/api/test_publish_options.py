@@ -271,6 +271,17 @@ async def test_a_cancelled_message_is_never_delivered(api: Api) -> None:
     assert actions.count("message.cancelled") == 1
 
 
+async def test_a_cancelled_message_keeps_its_idempotency_key(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    body = {"delaySeconds": 60, "idempotencyKey": "k"}
+    gid = (await publish(api, **body))["messageGid"]
+    ok(await api.post(f"/v1/messages/{gid}/cancel"))
+    again = await publish(api, **body)
+    assert (again["messageGid"], again["duplicate"]) == (gid, True)
+    assert await api.count("scheduled_message") == 0 and await api.count("delivery") == 0
+
+
 async def test_erasing_the_payload_of_a_scheduled_message_cancels_it(api: Api) -> None:
     await api.channel()
     await api.endpoint(channel="orders")
