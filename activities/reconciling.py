@@ -184,9 +184,9 @@ class ReconcilingActivities:
 
     async def _start_overdue(self, current: _PassSummary) -> None:
         """Start the workflows of overdue deliveries. Endpoints take turns: each gets its share before any gets more."""
-        if current.is_first:
-            async with self._database.write_connection() as connection:
-                await overdue.defer_paused(connection, PAUSE_LASTS, BATCH)
+        # All of them first: those that are left would get workflows.
+        while not current.is_over and await self._defer_paused(current) == BATCH:
+            activity.heartbeat()
         after: Position | None = None
         while not current.is_over:
             window = await self._overdue(current, after)
@@ -198,6 +198,10 @@ class ReconcilingActivities:
                 return
             after = window.end  # None: from the beginning again, for what the endpoints' shares left
         current.more = True
+
+    async def _defer_paused(self, current: _PassSummary) -> int:
+        async with self._database.write_connection() as connection:
+            return await overdue.defer_paused(connection, PAUSE_LASTS, BATCH, endings=current.endings)
 
     async def _overdue(self, current: _PassSummary, after: Position | None) -> Window:
         async with self._database.read_connection() as connection:
@@ -230,8 +234,7 @@ class ReconcilingActivities:
         signal: str | None = None,
     ) -> set[str]:
         """Start workflows that do not run yet; with `signal`, signal all of them. Returns the gids of those that run. A
-        refusal by Temporal is logged;
-        raises only if Temporal is unavailable."""
+        refusal by Temporal is logged; raises only if Temporal is unavailable."""
         slots = asyncio.Semaphore(CONCURRENCY)
         started: set[str] = set()
 
@@ -374,8 +377,8 @@ class ReconcilingActivities:
     async def _deliver_scheduled(self, current: _PassSummary) -> None:
         """Deliver scheduled messages whose workflow was not started, or was lost."""
         while self._schedules is not None and not current.is_over:
-            found = await self._schedules.deliver_overdue(self._overdue_grace, SCHEDULED_BATCH)
-            current.started += found
+            found, delivered = await self._schedules.deliver_overdue(self._overdue_grace, SCHEDULED_BATCH)
+            current.started += delivered
             activity.heartbeat()
             if found < SCHEDULED_BATCH:
                 return

@@ -37,6 +37,7 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.streaming.service import PullStreams
+from everhook.tenants.retention_store import RetentionPeriods
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ async def delivery_engine(
     defaults = InputDefaults.from_settings(settings)
     wake_ups, direct = WakeUps(database), DirectHandOut()
     acceptor = Acceptor(database, defaults, wake_ups.wake, direct)
-    handlers = InternalHandlers(database, egress, acceptor, mailer_of(settings))
+    retention = RetentionPeriods.from_settings(settings).deliveries
+    handlers = InternalHandlers(database, egress, acceptor, mailer_of(settings), retention=retention)
     sender = Sender(
         database,
         recorder,

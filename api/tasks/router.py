@@ -64,7 +64,8 @@ async def decide_task(gid: Gid, body: TaskDecision, services: ServicesDep, store
 
 @router.post("/{gid}/delegate", response_model=TaskDetail, responses=DECIDED)
 async def delegate_task(gid: Gid, body: Delegation, services: ServicesDep, store: Store, caller: Principal) -> Response:
-    """Have someone else decide instead of you. The other assignees are still asked."""
+    """Have someone else decide instead of you. The other assignees are still asked; if the task has no assignees, only
+    `to` is asked from then on."""
     return _shown(await services.tasks.delegate(store, _person(caller), gid, body.to, body.comment))
 
 

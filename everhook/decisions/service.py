@@ -277,8 +277,8 @@ class TaskService:
         return released
 
     async def delegate(self, scope: TenantScope, person: Person, gid: str, to: str, comment: str) -> TaskView:
-        """Ask someone else instead of the person; the others are still asked. Raises NotFound, AlreadyDecided,
-        Forbidden and InvalidField."""
+        """Ask someone else instead of the person. The other assignees are still asked; if there are none, only `to` is
+        asked from then on. Raises NotFound, AlreadyDecided, Forbidden and InvalidField."""
         async with scope.writing() as session:
             row = await _found(session, gid, person.inboxes, for_change=True)
             task = row.task

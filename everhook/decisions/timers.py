@@ -109,7 +109,9 @@ class TaskTimers:
         """No one decided in time: the task expires, unless it says that its due date decides."""
         outcome = outcome_on_due(row.task.document)
         if outcome is None:
-            await _expire(session, row, check, DeadLetterReason.EXPIRED, moment)
+            # Either the deletion of the inbox finds this dead letter and ends its gate, or this finds the deletion.
+            await tasks.lock_inbox(session, row)
+            await _expire(session, row, check, _why_lost(row) or DeadLetterReason.EXPIRED, moment)
             return None
         task, person = row.task, Person(DUE_DATE, identified_by="timer")
         detail = {"outcome": outcome.name, "identifiedBy": person.identified_by, "isFinal": True}

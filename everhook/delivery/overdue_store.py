@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -64,8 +64,7 @@ async def overdue_window(
     if after is not None:
         # The first condition bounds the range of the index, which has no gids.
         statement = statement.where(due >= after[0], tuple_(due, col(Delivery.gid)) > after)
-    if endings:
-        statement = statement.where(func.substr(endpoint, func.length(endpoint)).in_(list(endings)))
+    statement = statement.where(*_ends_with(endings))
     window = statement.subquery()
     turn = func.row_number().over(partition_by=window.c.endpoint_gid, order_by=(window.c.due_at, window.c.gid))
     turns = select(window, turn.label("turn")).subquery()
@@ -75,9 +74,14 @@ async def overdue_window(
     return Window(overdue, end if len(found) == rows else None)
 
 
-async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int) -> int:
+def _ends_with(endings: str) -> list[ColumnElement[bool]]:
+    endpoint = col(Delivery.endpoint_gid)
+    return [func.substr(endpoint, func.length(endpoint)).in_(list(endings))] if endings else []
+
+
+async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int, *, endings: str = "") -> int:
     """Postpone the check of parked deliveries without a workflow whose window has ended while their endpoint is paused:
-    the pause may last long. Returns how many."""
+    the pause may last long. `endings` are as those of a window. Returns how many, up to `limit`."""
     paused = select(col(CircuitRow.endpoint_gid)).where(col(CircuitRow.hold) == Hold.PAUSED)
     due = (
         select(col(Delivery.gid))
@@ -86,6 +90,7 @@ async def defer_paused(connection: AsyncConnection, wait: timedelta, limit: int)
             col(Delivery.status) == DeliveryStatus.PARKED,
             HAS_NO_WORKFLOW,
             col(Delivery.endpoint_gid).in_(paused),
+            *_ends_with(endings),
         )
         .limit(limit)
     )

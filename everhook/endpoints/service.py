@@ -23,7 +23,7 @@ from everhook.circuit.client import CircuitClient
 from everhook.circuit.machine import CircuitPolicy, Hold
 from everhook.circuit.spec import resolve
 from everhook.circuit.store import circuit_specs
-from everhook.contracts import DeliveryMode
+from everhook.contracts import DeadLetterReason, DeliveryMode
 from everhook.credentials.auth import AuthType, EndpointAuth, check_one_each, parse_auth
 from everhook.credentials.headers import check_custom_headers
 from everhook.delivery.body_formats import BodyFormat
@@ -42,6 +42,7 @@ from everhook.inbox.tasks import check_inbox
 from everhook.internal.options import HandlerKind, check_domains, masked_url, parse_handler
 from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
+from everhook.publishing.gate_progress_store import Ending, decline_dead_steps
 from everhook.publishing.routing import Route
 from everhook.publishing.store import Accepted, Acceptor
 from everhook.pulling.leases import PulledEndpoint
@@ -399,12 +400,15 @@ class EndpointService:
     async def delete(self, scope: TenantScope, actor: Actor, gid: str) -> None:
         """Delete an endpoint with its subscriptions and secrets. Its open deliveries are dead-lettered when they take
         their next step; the entity workflow is notified, so that parked ones take it now, and the reconciler signals
-        the workflows of open tasks. Raises NotFound."""
+        the workflows of open tasks. The dead letters among the steps of gates take no further step, so their gates end
+        here. Raises NotFound."""
         async with scope.writing() as session:
             view = await self.get(session, gid, for_change=True)
             await endpoints.remove(session, view.endpoint)
             if view.endpoint.mode is DeliveryMode.INBOX:
                 await expect_signal(await session.connection(), await open_deliveries(session, gid), now())
+                ending = Ending(DeadLetterReason.ENDPOINT_DELETED, actor, f"the inbox {gid} was deleted")
+                await decline_dead_steps(session, gid, ending)
             _record(session, actor, "endpoint.deleted", view.endpoint)
         try:
             async with asyncio.timeout(TEMPORAL_TIMEOUT_S):

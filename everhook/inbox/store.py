@@ -1,5 +1,6 @@
 """Tasks in the database. Rows are locked in this order: task, then delivery."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ async def page(session: AsyncSession, chosen: TaskFilter, *, after: str | None, 
             )
         )
     if chosen.assignee is not None:
-        named = cast(col(Task.assignees), String).contains(f'"{chosen.assignee}"', autoescape=True)
-        statement = statement.where(named)
+        written = json.dumps(chosen.assignee)  # with the escapes of the column
+        statement = statement.where(cast(col(Task.assignees), String).contains(written, autoescape=True))
     if chosen.overdue:
         statement = statement.where(col(Task.state) == TaskState.OPEN, col(Task.due_at) <= now())
     return await page_of(session, statement, col(Task.gid), after=after, limit=limit)
@@ -101,6 +102,11 @@ async def _find(session: AsyncSession, which: ColumnElement[bool], *, for_change
     )
     row = found.one_or_none()
     return TaskRow(*row) if row is not None else None
+
+
+async def lock_inbox(session: AsyncSession, row: TaskRow) -> None:
+    """Read the inbox of a task again. It cannot be deleted until the transaction ends."""
+    await session.refresh(row.inbox, with_for_update={"read": True})
 
 
 async def open_deliveries(session: AsyncSession, endpoint_gid: str) -> Sequence[str]:

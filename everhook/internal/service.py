@@ -18,7 +18,7 @@ from everhook.egress import EgressClient, Exchange, LocalError
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import route_to
 from everhook.errors import NotFound
-from everhook.ids import Kind, new_gid
+from everhook.ids import Kind, first_gid_at, is_gid, new_gid
 from everhook.internal import store
 from everhook.internal.chat import send_chat
 from everhook.internal.email import Mailer
@@ -53,7 +53,17 @@ def mailer_of(settings: Settings) -> Mailer | None:
 class InternalHandlers:
     """One for each process."""
 
-    def __init__(self, database: Database, egress: EgressClient, acceptor: Acceptor, mailer: Mailer | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        egress: EgressClient,
+        acceptor: Acceptor,
+        mailer: Mailer | None,
+        *,
+        retention: timedelta | None = None,
+    ) -> None:
+        """`retention`: how long messages are kept after their deliveries ended. None: for ever."""
+        self._retention = retention
         self._database = database
         self._egress = egress
         self._acceptor = acceptor
@@ -129,11 +139,21 @@ class InternalHandlers:
         async with self._scope(job).reading() as session:
             is_over = await store.is_settled(session, reminder.until)
             view = await endpoints.view(session, reminder.notify)
+        if is_over is None and self._may_be_deleted(reminder.until):
+            is_over = True
         if is_over is None:
             raise InvalidPayload("until: there is no such message or task")
         if view is None:
             raise InvalidPayload("notify: there is no such endpoint")
         return is_over, route_to(view)
+
+    def _may_be_deleted(self, gid: str) -> bool:
+        """Whether a message or a task is so old that retention has deleted it, if all deliveries of the message ended:
+        it deletes no other."""
+        if self._retention is None:
+            return False
+        kind = Kind.TASK if is_gid(gid, Kind.TASK) else Kind.MESSAGE
+        return gid < first_gid_at(kind, now() - self._retention)
 
     async def _remind(self, job: Job, reminder: Reminder, number: int, route: Route) -> None:
         content = {

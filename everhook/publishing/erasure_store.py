@@ -14,6 +14,8 @@ from everhook.storage.statements import insert_ignoring
 from everhook.storage.tables import Attempt, Delivery, Message, PayloadErasure, Task, TaskDecision, now
 
 NO_WORKFLOW = (DeliveryStatus.GATED, DeliveryStatus.QUEUED)
+TAKE_CONTENT_FOR_LONG = (DeliveryStatus.AVAILABLE, DeliveryStatus.AWAITING_DECISION)
+"""Consumers and people hold these: what they submit is recorded long after the payload was erased."""
 
 
 async def erase_payload(session: AsyncSession, message_gid: str) -> bool:
@@ -65,11 +67,20 @@ async def finish_erasures(bulk: Bulk, grace: timedelta) -> None:
     """Erase the responses to attempts that were in flight when the payload of their message was erased.
 
     `grace` is the time after which those attempts are recorded: an attempt takes 30 s at most, its recording seconds.
+    A consumer holds a lease for hours, and people comment on a task until its workflow closes it: while a message has
+    such deliveries, its row stays, and each pass erases what they have recorded.
     """
     requested = select(col(PayloadErasure.message_gid)).where(col(PayloadErasure.requested_at) < now() - grace)
     async for gids in bulk.pages(requested):
+        # Looked for before the responses are erased, so that the row stays for a delivery that ends in between.
+        taking = await bulk.find(
+            select(col(Delivery.message_gid)).where(
+                col(Delivery.message_gid).in_(gids), col(Delivery.status).in_(TAKE_CONTENT_FOR_LONG)
+            )
+        )
         await erase_responses(bulk, gids)
-        await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(gids))
+        finished = set(gids) - set(taking)
+        await bulk.delete(PayloadErasure, col(PayloadErasure.message_gid).in_(finished))
 
 
 async def is_erased(session: AsyncSession, message_gid: str) -> bool:

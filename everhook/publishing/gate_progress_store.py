@@ -4,12 +4,13 @@ A gate may hold deliveries of several tenants, so its statements run on plain co
 restricts. Rows are locked in this order: task, delivery of the step, gate, deliveries that wait.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -27,6 +28,12 @@ _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
 UPKEEP = Actor("everhook")
 AT_MOST = 1_000_000
 """More deliveries than one message can have."""
+
+GATES_AT_ONCE = 500
+_IS_DEAD = _DELIVERY.c.status == literal(
+    DeliveryStatus.DEAD_LETTERED, type_=_DELIVERY.c.status.type, literal_execute=True
+)
+"""The status as a literal in the statement: the planner uses a partial index only if it sees the value."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,13 @@ async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, 
     publisher = Publisher(task.requester_key_gid, task.requested_by)
     index = following(gate.steps, gate.step)
     if index is None:
-        await _end(connection, gate, GateState.PASSED, None, moment)
+        await _end(connection, [gate], GateState.PASSED, None, moment)
         return await _release(connection, gate, publisher, defaults, moment)
     step = gate.steps[index]
     inbox = (await inboxes(connection, [step["inbox"]])).get(step["inbox"])
     if inbox is None:
         why = f"step {index + 1} of {gate.gid} cannot be asked: its inbox was deleted"
-        await _decline(session, gate, Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
+        await _decline(session, [gate], Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
         return None
     delivery_gid = step["deliveryGid"]
     names = await _names(connection, task.delivery_gid)
@@ -101,7 +108,7 @@ async def decline_step(session: AsyncSession, delivery_gid: str, ending: Ending)
     that is no step of an open gate."""
     gate = await _open_gate(await session.connection(), _GATE.c.delivery_gid == delivery_gid)
     if gate is not None:
-        await _decline(session, gate, ending, now())
+        await _decline(session, [gate], ending, now())
 
 
 async def decline_discarded(session: AsyncSession, delivery_gid: str, by: str, why: str) -> None:
@@ -118,13 +125,27 @@ async def decline_message(session: AsyncSession, message_gid: str, ending: Endin
     """Discard what waits for the gate of a message, if it has an open one."""
     gate = await _open_gate(await session.connection(), _GATE.c.message_gid == message_gid)
     if gate is not None:
-        await _decline(session, gate, ending, now())
+        await _decline(session, [gate], ending, now())
+
+
+async def decline_dead_steps(session: AsyncSession, endpoint_gid: str, ending: Ending) -> None:
+    """Discard what waits for the steps of an inbox that are dead letters, because no replay will ask again."""
+    connection = await session.connection()
+    statement = (
+        _OPEN_GATES.join(_DELIVERY, _DELIVERY.c.gid == _GATE.c.delivery_gid)
+        .where(_DELIVERY.c.endpoint_gid == endpoint_gid, _IS_DEAD)
+        .limit(GATES_AT_ONCE)
+        .with_for_update(of=_GATE)
+    )
+    while rows := (await connection.execute(statement)).all():
+        await _decline(session, [OpenGate(**row._mapping) for row in rows], ending, now())
+
+
+_OPEN_GATES = select(*(_GATE.c[name] for name in OpenGate.__dataclass_fields__)).where(_GATE.c.state == GateState.OPEN)
 
 
 async def _open_gate(connection: AsyncConnection, condition: Any) -> OpenGate | None:
-    columns = (_GATE.c[name] for name in OpenGate.__dataclass_fields__)
-    statement = select(*columns).where(condition, _GATE.c.state == GateState.OPEN).with_for_update()
-    row = (await connection.execute(statement)).one_or_none()
+    row = (await connection.execute(_OPEN_GATES.where(condition).with_for_update())).one_or_none()
     return OpenGate(**row._mapping) if row is not None else None
 
 
@@ -136,23 +157,26 @@ async def _names(connection: AsyncConnection, delivery_gid: str) -> tuple[str, s
 
 
 async def _end(
-    connection: AsyncConnection, gate: OpenGate, state: GateState, reason: DeadLetterReason | None, moment: datetime
+    connection: AsyncConnection,
+    gates: Sequence[OpenGate],
+    state: GateState,
+    reason: DeadLetterReason | None,
+    moment: datetime,
 ) -> None:
-    await connection.execute(
-        update(_GATE).where(_GATE.c.gid == gate.gid).values(state=state, reason=reason, ended_at=moment)
-    )
+    ended = _GATE.c.gid.in_([gate.gid for gate in gates])
+    await connection.execute(update(_GATE).where(ended).values(state=state, reason=reason, ended_at=moment))
 
 
-def _waiting(message_gid: str) -> tuple[Any, ...]:
-    return _DELIVERY.c.message_gid == message_gid, _DELIVERY.c.status == DeliveryStatus.GATED
+def _waiting(*message_gids: str) -> tuple[Any, ...]:
+    return _DELIVERY.c.message_gid.in_(message_gids), _DELIVERY.c.status == DeliveryStatus.GATED
 
 
-async def _decline(session: AsyncSession, gate: OpenGate, ending: Ending, moment: datetime) -> None:
+async def _decline(session: AsyncSession, gates: Sequence[OpenGate], ending: Ending, moment: datetime) -> None:
     connection = await session.connection()
-    await _end(connection, gate, GateState.DECLINED, ending.reason, moment)
+    await _end(connection, gates, GateState.DECLINED, ending.reason, moment)
     discarded = await connection.execute(
         update(_DELIVERY)
-        .where(*_waiting(gate.message_gid))
+        .where(*_waiting(*(gate.message_gid for gate in gates)))
         .values(
             status=DeliveryStatus.DISCARDED,
             reason=ending.reason,
@@ -160,9 +184,16 @@ async def _decline(session: AsyncSession, gate: OpenGate, ending: Ending, moment
             decided_by=ending.by.name,
             decided_why=ending.why,
         )
+        .returning(_DELIVERY.c.message_gid)
     )
-    detail = {"messageGid": gate.message_gid, "reason": ending.reason.value, "discarded": discarded.rowcount}
-    record_audit(session, ending.by, "gate.declined", gate.gid, detail=detail)
+    counts = Counter(discarded.scalars())
+    for gate in gates:
+        detail = {
+            "messageGid": gate.message_gid,
+            "reason": ending.reason.value,
+            "discarded": counts[gate.message_gid],
+        }
+        record_audit(session, ending.by, "gate.declined", gate.gid, detail=detail)
 
 
 async def _release(

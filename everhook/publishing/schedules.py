@@ -134,9 +134,10 @@ class MessageSchedules:
                 raise ScheduledDeliveryRefused(f"{accepted.field}: {accepted.message}")
             return accepted
 
-    async def deliver_overdue(self, grace: timedelta, limit: int) -> int:
-        """Deliver messages that should have been delivered `grace` ago. Returns how many. One that cannot be delivered
-        is tried again after `REFUSED_PAUSE`, and holds up no other."""
+    async def deliver_overdue(self, grace: timedelta, limit: int) -> tuple[int, int]:
+        """Deliver messages that should have been delivered `grace` ago. Returns how many there were, up to `limit`, and
+        how many of them were delivered. One that cannot be delivered is tried again after `REFUSED_PAUSE`, and holds up
+        no other."""
         async with self._database.read_connection() as connection:
             overdue = await store.overdue(connection, now() - grace, limit)
         delivered = 0
@@ -150,7 +151,7 @@ class MessageSchedules:
                 log.error("a scheduled message cannot be delivered", message_gid=gid, error=reason)
                 async with self._database.write_connection() as connection:
                     await store.postpone(connection, gid, now() + REFUSED_PAUSE)
-        return delivered
+        return len(overdue), delivered
 
     async def cancel(self, scope: TenantScope, actor: Actor, gid: str, published_by: str | None) -> None:
         """Cancel a message that waits for its time; with `published_by`, only one that was published with this key.

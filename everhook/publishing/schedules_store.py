@@ -22,11 +22,10 @@ async def insert_scheduled(connection: AsyncConnection, rows: Sequence[Mapping[s
 @dataclass(frozen=True)
 class Scheduled:
     """A message that was taken off the schedule. `message` are the columns of its row; its payload is None if it was
-    erased. `publisher` is the name of the key that it was published with."""
+    erased."""
 
     message: Any
     document: Mapping[str, Any]
-    publisher: str | None
 
 
 async def take(connection: AsyncConnection, message_gid: str) -> Scheduled | None:
@@ -42,7 +41,7 @@ async def take(connection: AsyncConnection, message_gid: str) -> Scheduled | Non
     row = (await connection.execute(select(_MESSAGE).where(_MESSAGE.c.gid == message_gid))).one_or_none()
     if row is None:
         return None
-    return Scheduled(row, document, document.get("publisher"))
+    return Scheduled(row, document)
 
 
 async def is_scheduled(connection: AsyncConnection, message_gid: str) -> bool:

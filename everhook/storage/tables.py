@@ -452,12 +452,12 @@ class Delivery(SQLModel, table=True):
     """One message to one endpoint.
 
     `due_at` is when its next step is due: the end of the first attempt, the next attempt, the next check of a parked
-    delivery or the end of its window, the end of a dead letter's retention. The reconciler looks for rows whose step is
-    overdue. `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without
-    one. `attempts` counts those of the current round. `single_attempt`: a round is one attempt.
-    `group_key`: it was accepted in this group, and waits for those before it. `subscription_gid` is the oldest
-    subscription that matched; None if the message was published to the endpoint itself, or before subscriptions were
-    recorded.
+    delivery or the end of its window, the end of the window of an available one, the next timer of the task of one that
+    awaits a decision, the end of a dead letter's retention. The reconciler looks for rows whose step is overdue.
+    `dispatched_at` is null until a workflow is known to guard the delivery, or until it was delivered without one.
+    `attempts` counts those of the current round. `single_attempt`: a round is one attempt. `group_key`: it was accepted
+    in this group, and waits for those before it. `subscription_gid` is the oldest subscription that matched; None if
+    the message was published to the endpoint itself, or before subscriptions were recorded.
     """
 
     __table_args__ = (

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,7 @@ from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.delivery.traffic import Traffic
 from everhook.ids import Kind, gid_endings, new_gid
 from everhook.observability.metrics import REGISTRY
+from everhook.publishing.schedules import MessageSchedules
 from everhook.storage.engine import Database
 from everhook.storage.tables import (
     Batch,
@@ -257,6 +259,19 @@ async def test_a_delivery_parked_at_a_paused_endpoint_past_its_window_keeps_wait
         assert row.due_at is not None and row.due_at > now() + HOUR / 2
 
 
+async def test_no_delivery_parked_at_a_paused_endpoint_gets_a_workflow_however_many_there_are(
+    reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    for _ in range(3):
+        paused = await store.endpoint()
+        await store.circuit(paused, hold=Hold.PAUSED)
+        await store.deliveries(5, paused, status=DeliveryStatus.PARKED, parked_at=moment())
+    for index in (1, 0):  # the second share, without the first
+        assert await reconcile(reconciling, ReconcileShare(index, parts=2)) == NOTHING
+    assert temporal.tried == []
+
+
 async def test_a_delivery_parked_at_an_open_circuit_past_its_window_gets_a_workflow_with_the_time_of_parking(
     reconciling: ReconcilingActivities, store: Store, temporal: FakeTemporal
 ) -> None:
@@ -266,6 +281,22 @@ async def test_a_delivery_parked_at_an_open_circuit_past_its_window_gets_a_workf
     assert await reconcile(reconciling) == ReconcileResult(started=1)
     (input,) = temporal.inputs
     assert (input.delivery_gid, input.parked_since) == (delivery.gid, moment(-9))
+
+
+# Scheduled messages
+
+
+async def test_a_page_of_scheduled_messages_that_are_refused_holds_up_no_other(
+    temporal: FakeTemporal, database: Database, circuits: FakeCircuits
+) -> None:
+    pages = [(module.SCHEDULED_BATCH, 0), (module.SCHEDULED_BATCH, module.SCHEDULED_BATCH), (3, 2)]
+    schedules = create_autospec(MessageSchedules, instance=True)
+    schedules.deliver_overdue.side_effect = pages
+    reconciling = ReconcilingActivities(
+        temporal.client, database, circuits, InputDefaults(), overdue_grace=GRACE, schedules=schedules
+    )
+    assert await reconcile(reconciling) == ReconcileResult(started=module.SCHEDULED_BATCH + 2)
+    assert schedules.deliver_overdue.await_count == len(pages)
 
 
 # History

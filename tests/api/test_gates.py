@@ -15,6 +15,7 @@ from everhook.delivery.overdue_store import overdue_window
 from everhook.delivery.policy import resolve
 from everhook.delivery.recorder_store import Recorder
 from everhook.delivery.store import count_undispatched
+from everhook.publishing import gate_progress_store
 from everhook.receipts.receipt import claims_of
 from everhook.settings import Settings
 from everhook.storage.tables import Delivery, now
@@ -276,6 +277,27 @@ async def test_a_deleted_inbox_ends_the_gate(api: Api) -> None:
     await TaskTimers(api.database, api.services.tasks).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
     (delivery,) = ok(await api.get("/v1/deliveries", endpointGid=webhook))["data"]
     assert (delivery["status"], delivery["deadLetterReason"]) == ("discarded", "endpoint_deleted")
+
+
+async def test_deleting_the_inbox_of_expired_steps_ends_their_gates(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_progress_store, "GATES_AT_ONCE", 2)
+    first, webhook = await gated(api)
+    managers = (await open_task(api, first))["inbox"]
+    other = await inbox(api, "Finance")
+    messages = [first, await api.publish({}), await api.publish({})]
+    elsewhere = await api.publish({}, gates=[{"inbox": other}])
+    for each in (*messages, elsewhere):
+        await expired(api, each)
+    assert (await api.delete(f"/v1/endpoints/{managers}")).status_code == 204
+    for each in messages:
+        gate = await gate_of(api, each)
+        assert (gate["state"], gate["reason"]) == ("declined", "endpoint_deleted")
+        assert await statuses(api, each) == {webhook: "discarded", managers: "dead_lettered"}
+    audit = ok(await api.get("/v1/audit", action="gate.declined"))["data"]
+    assert [each["detail"]["discarded"] for each in audit] == [1, 1, 1]
+    assert {each["detail"]["messageGid"] for each in audit} == {each["messageGid"] for each in messages}
+    assert (await gate_of(api, elsewhere))["state"] == "open"
+    assert (await statuses(api, elsewhere))[webhook] == "gated"
 
 
 async def test_a_step_whose_inbox_was_deleted_before_it_was_asked_ends_the_gate(api: Api) -> None:

@@ -210,7 +210,7 @@ async def test_the_schedule_delivers_a_message_once_to_those_that_match_then(api
     assert (await api.delete(f"/v1/endpoints/{before['endpointGid']}")).status_code == 204
     after = await api.endpoint(channel="orders")
     schedules = api.services.messages.schedules
-    assert await schedules.deliver_overdue(timedelta(), 10) == 0
+    assert await schedules.deliver_overdue(timedelta(), 10) == (0, 0)
     assert [await schedules.deliver(gid), await schedules.deliver(gid)] == [True, False]
     (delivery,) = ok(await api.get(f"/v1/messages/{gid}"))["deliveries"]
     assert (delivery["endpointGid"], delivery["status"]) == (after["endpointGid"], "accepted")
@@ -246,8 +246,8 @@ async def test_the_reconciler_delivers_overdue_messages(api: Api) -> None:
     await api.endpoint(channel="orders")
     gids = [(await publish(api, delaySeconds=60))["messageGid"] for _ in range(3)]
     await api.change_rows("UPDATE scheduled_message SET deliver_at = '2026-01-01 00:00:00'")
-    assert await api.services.messages.schedules.deliver_overdue(timedelta(minutes=3), 2) == 2
-    assert await api.services.messages.schedules.deliver_overdue(timedelta(minutes=3), 2) == 1
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(minutes=3), 2) == (2, 2)
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(minutes=3), 2) == (1, 1)
     for gid in gids:
         assert len(ok(await api.get(f"/v1/messages/{gid}"))["deliveries"]) == 1
 
@@ -257,8 +257,8 @@ async def test_a_scheduled_message_that_fails_holds_up_no_other(api: Api) -> Non
     gids = [(await publish(api, delaySeconds=60))["messageGid"] for _ in range(2)]
     await api.change_rows("UPDATE scheduled_message SET deliver_at = accepted_at FROM message WHERE gid = message_gid")
     await api.change_rows("UPDATE message SET payload = 'no JSON' WHERE gid = :gid", gid=gids[0])  # a fault
-    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == 1
-    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == 0
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == (2, 1)
+    assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == (0, 0)
     assert await api.rows("SELECT message_gid FROM scheduled_message") == [(gids[0],)]
 
 
@@ -268,8 +268,8 @@ async def test_a_scheduled_message_whose_endpoint_was_deleted_keeps_waiting(api:
     message = await publish(api, delaySeconds=60, endpointGid=alone["endpointGid"])
     assert (await api.delete(f"/v1/endpoints/{alone['endpointGid']}")).status_code == 204
     await api.change_rows("UPDATE scheduled_message SET deliver_at = '2026-01-01 00:00:00'")
-    for _ in range(2):
-        assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == 0
+    for examined in (1, 0):
+        assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == (examined, 0)
     ((waits_until,),) = await api.rows("SELECT deliver_at FROM scheduled_message")
     assert str(waits_until) > "2026-02"
     shown = ok(await api.post(f"/v1/messages/{message['messageGid']}/cancel"))
@@ -291,6 +291,17 @@ async def test_a_cancelled_message_is_never_delivered(api: Api) -> None:
     assert_problem(await api.post(f"/v1/messages/{gid}/redeliver"), 409)
     actions = [each["action"] for each in ok(await api.get("/v1/audit"))["data"]]
     assert actions.count("message.cancelled") == 1
+
+
+async def test_a_cancelled_message_keeps_its_idempotency_key(api: Api) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    body = {"delaySeconds": 60, "idempotencyKey": "k"}
+    gid = (await publish(api, **body))["messageGid"]
+    ok(await api.post(f"/v1/messages/{gid}/cancel"))
+    again = await publish(api, **body)
+    assert (again["messageGid"], again["duplicate"]) == (gid, True)
+    assert await api.count("scheduled_message") == 0 and await api.count("delivery") == 0
 
 
 async def test_erasing_the_payload_of_a_scheduled_message_cancels_it(api: Api) -> None:

@@ -14,7 +14,9 @@ from everhook.decisions.timers import TaskTimers
 from everhook.delivery.store import open_round
 from everhook.inbox.deadlines_store import ask_again
 from everhook.lifecycle.watch import CHECK_S
+from everhook.publishing.erasure_store import finish_erasures
 from everhook.receipts.receipt import claims_of
+from everhook.storage.bulk import Bulk
 from testing.api import JSON, Api, assert_problem, created, ok
 from tests.api.test_waiting import events, follow_kinds, wait
 
@@ -449,6 +451,18 @@ async def test_a_task_whose_payload_was_erased_ends_when_its_workflow_asks(api: 
     assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
     state = await timers(api).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
     assert state.reason is DeadLetterReason.PAYLOAD_ERASED
+
+
+async def test_a_comment_on_a_task_that_its_workflow_did_not_end_is_erased(api: Api) -> None:
+    gid = await ask(api)
+    task = ok(await api.get(f"/v1/tasks/{gid}"))
+    assert (await api.delete(f"/v1/messages/{task['messageGid']}/payload")).status_code == 204
+    await finish_erasures(Bulk(api.database), -timedelta(minutes=1))
+    ok(await api.post(f"/v1/tasks/{gid}/comment", {"comment": "Jane Doe called"}))
+    await timers(api).check(PullCheck(task["deliveryGid"], 1, timedelta(days=30)))
+    await finish_erasures(Bulk(api.database), -timedelta(minutes=1))
+    assert ok(await api.get(f"/v1/tasks/{gid}"))["notes"] == []
+    assert await api.count("payload_erasure") == 0
 
 
 async def test_a_sender_follows_a_task_and_gets_its_decision(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tests.stores.factories import KEYRING, Store, publication
 
 __all__ = ["database", "egress", "migrated", "receiver", "store"]
 
+RETENTION = timedelta(days=90)
 SENDER = "Everhook <hooks@acme.example>"
 
 
@@ -92,7 +94,7 @@ async def office(store: Store, receiver: Receiver, egress: EgressClient, mails: 
 def made_office(
     store: Store, receiver: Receiver, egress: EgressClient, mails: SmtpServer, mailer: Mailer | None
 ) -> Office:
-    handlers = InternalHandlers(store.database, egress, store.acceptor(), mailer)
+    handlers = InternalHandlers(store.database, egress, store.acceptor(), mailer, retention=RETENTION)
     office = Office(Desk(store, receiver, egress, FakeCircuits(), handlers=handlers), mails)
     handlers.dispatch_by(office.dispatched.extend)
     return office

@@ -9,14 +9,14 @@ from sqlmodel import col
 
 from everhook.circuit.machine import Hold
 from everhook.contracts import DeliveryMode, DeliveryStatus, FailureCode, HandlerResult, Verdict
-from everhook.ids import Kind, new_gid
+from everhook.ids import Kind, new_gid, new_gid_at
 from everhook.internal import service
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, Task, TaskState, now
 from tests.activities.desk import order_for
-from tests.internal.conftest import Office
+from tests.internal.conftest import RETENTION, Office
 from tests.stores.factories import CHANNEL
 
-SECOND = timedelta(seconds=1)
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
 class Clock:
@@ -117,6 +117,15 @@ async def test_a_task_that_is_decided_needs_no_reminder(office: Office, clock: C
     result = await office.desk.handle(delivery, step=1)
     assert result.outcome is not None and result.outcome.verdict is Verdict.DELIVERED
     assert len(await messages(office, "reminder")) == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.MESSAGE, Kind.TASK])
+async def test_what_retention_may_have_deleted_needs_no_reminder(office: Office, clock: Clock, kind: Kind) -> None:
+    for age, verdict in ((RETENTION + HOUR, Verdict.DELIVERED), (RETENTION - HOUR, Verdict.REJECTED)):
+        delivery, _, _ = await reminded(office, until=new_gid_at(kind, now() - age))
+        result = await office.desk.handle(delivery)
+        assert result.outcome is not None and result.outcome.verdict is verdict
+    assert await messages(office, "reminder") == []
 
 
 async def test_an_attempt_that_is_not_due_is_made_later(office: Office) -> None:

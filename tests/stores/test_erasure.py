@@ -3,18 +3,21 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, load_inputs
 from everhook.delivery.recorder_store import Recorder, Transcript
 from everhook.publishing.erasure_store import erase_payload, erase_responses, finish_erasures, is_erased, still_to_send
+from everhook.pulling.leases import Ack, Request
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import Delivery, Message, PayloadErasure, now
 from tests.stores import past
 from tests.stores.factories import Store, attempt_record
 from tests.stores.past import has_response, keep, message_of
+from tests.stores.plans import plan_of, reads_whole, recorded
+from tests.stores.test_pull_queue import publish, pulled, queue_of
 
 SETTLE = timedelta(minutes=2)
 
@@ -96,6 +99,35 @@ async def test_the_response_of_an_attempt_in_flight_is_erased_once_the_attempt_m
     await finish_erasures(Bulk(store.database), SETTLE)
     assert not any(has_response(attempt) for attempt in await store.attempts(delivery))
     assert await store.count(PayloadErasure) == 0
+
+
+async def finish_later(store: Store) -> None:
+    """A pass of retention after the attempts in flight must have settled."""
+    async with store.database.writing() as session:
+        await session.execute(update(PayloadErasure).values(requested_at=now() - SETTLE - timedelta(seconds=1)))
+    await finish_erasures(Bulk(store.database), SETTLE)
+
+
+@pytest.mark.both_databases
+@pytest.mark.usefixtures("background_tasks")
+async def test_what_a_consumer_submits_at_the_end_of_a_long_lease_is_erased(store: Store) -> None:
+    endpoint, queue = await pulled(store), await queue_of(store.database)
+    await publish(store, 1)
+    (item,) = (await queue.claim(endpoint, Request("c"))).items
+    async with store.database.reading() as session:
+        (message,) = (await session.execute(select(Message))).scalars()
+        (delivery,) = (await session.execute(select(Delivery))).scalars()
+    await erase(store, message)
+    await finish_later(store)
+    await queue.acknowledge(endpoint, [Ack(str(item.lease), b'{"name":"Jane Doe"}')], None)
+    assert [has_response(attempt) for attempt in await store.attempts(delivery)] == [True]
+    statements = recorded(store.database)
+    await finish_later(store)
+    assert [has_response(attempt) for attempt in await store.attempts(delivery)] == [False]
+    assert await store.count(PayloadErasure) == 0
+    (found,) = [each for each in statements.items() if "delivery.status" in each[0]]
+    plan = await plan_of(store.database, *found)
+    assert not reads_whole(plan, "delivery"), plan
 
 
 @pytest.mark.parametrize("status", DeliveryStatus)

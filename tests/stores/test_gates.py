@@ -10,16 +10,19 @@ import pytest
 from sqlalchemy import event, update
 
 from everhook.contracts import DeadLetterReason
+from everhook.endpoints import store as endpoints
 from everhook.ids import Kind, new_gid_at
-from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_message
+from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_dead_steps, decline_message
 from everhook.publishing.schedules import MessageSchedules
 from everhook.storage.bulk import Bulk
-from everhook.storage.tables import Gate, Message, Task, TaskDecision, now
+from everhook.storage.tables import Endpoint, Gate, Message, Task, TaskDecision, now
 from everhook.tenants.erasure_store import begin, remove
 from everhook.tenants.retention_store import RetentionPeriods, apply_retention
 from testing.api import Api, created, ok, running_api, settings_for
 from tests.api.gating import ABOVE_1000, APPROVE, REJECT, decide, gate_of, inbox, statuses
+from tests.api.test_gates import expired
 from tests.stores.factories import Store, publication
+from tests.stores.plans import plan_of, reads_whole, recorded
 
 pytestmark = pytest.mark.both_databases
 
@@ -79,6 +82,30 @@ async def test_a_decision_waits_for_an_end_of_the_gate_that_is_not_committed(api
     ok(await deciding)
     webhook = ok(await api.get(f"/v1/deliveries/{message['deliveries'][0]['deliveryGid']}"))
     assert ((await gate_of(api, message))["state"], webhook["status"]) == ("declined", "discarded")
+
+
+async def test_a_step_that_expires_while_its_inbox_is_deleted_ends_the_gate(api: Api) -> None:
+    """The deletion is not committed, so it saw an open task, and no dead letter."""
+    managers = await inbox(api)
+    await api.channel(gates=[{"inbox": managers}])
+    webhook = (await api.endpoint(channel="orders"))["endpointGid"]
+    message = await api.publish({})
+    async with api.database.writing() as session:
+        await endpoints.remove(session, await session.get_one(Endpoint, managers))
+        expiring = asyncio.create_task(expired(api, message))
+        await asyncio.wait([expiring], timeout=0.3)
+    await expiring
+    assert (await gate_of(api, message))["reason"] == "endpoint_deleted"
+    assert (await statuses(api, message))[webhook] == "discarded"
+
+
+async def test_the_dead_steps_of_an_inbox_are_found_by_an_index(api: Api) -> None:
+    statements = recorded(api.database)
+    async with api.database.writing() as session:
+        await decline_dead_steps(session, "ep_1", Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, "deleted"))
+    ((sql, parameters),) = [each for each in statements.items() if "FROM gate" in each[0]]
+    plan = await plan_of(api.database, sql, parameters)
+    assert "uq_gate_delivery" in plan and not reads_whole(plan, "delivery"), plan
 
 
 async def test_the_erasure_of_a_tenant_that_is_asked_ends_the_gate_for_the_others(api: Api) -> None:

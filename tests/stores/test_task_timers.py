@@ -213,6 +213,16 @@ async def tasks_in(database: Database, endpoint: Endpoint) -> list[str]:
     return [row.gid for row in page.rows]
 
 
+@pytest.mark.both_databases
+@pytest.mark.parametrize("name", ["ann", "José", 'Jo "the boss"', "back\\slash", "50%_/off", "李"])
+async def test_tasks_are_found_by_an_assignee_with_any_name(store: Store, database: Database, name: str) -> None:
+    task = await ask(store, assignees=["bo", name])
+    for asked, found in ((name, [task.gid]), ("bo", [task.gid]), (name[:-1], [])):
+        async with database.reading() as session:
+            page = await (await service_of(database)).page(session, TaskFilter(assignee=asked), after=None, limit=10)
+        assert [row.gid for row in page.rows] == found
+
+
 async def test_an_escalation_at_the_due_date_gives_the_same_time_again_once(store: Store, database: Database) -> None:
     task = await ask(store, assignees=["ann"], dueSeconds=7_200, escalation={"afterReminders": 1, "to": "dan"})
     await be_due(store, task, "due_at")

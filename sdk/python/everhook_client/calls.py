@@ -274,7 +274,8 @@ def decide_task(
 
 
 def delegate_task(gid: str, to: str, *, comment: str = "") -> Call[models.TaskDetail]:
-    """Have someone else decide instead. The other assignees are still asked."""
+    """Have someone else decide instead. The other assignees are still asked; if the task has no assignees, only `to` is
+    asked from then on."""
     return _post("tasks", gid, "delegate", body={"to": to, "comment": comment}, is_repeatable=False)
 
 
