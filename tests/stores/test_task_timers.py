@@ -272,6 +272,17 @@ async def test_the_due_date_decides_with_a_receipt_and_an_audit_entry(
     assert await kinds(store) == ["task.opened", "task.decided"]
 
 
+async def test_a_task_that_was_replayed_since_its_inbox_was_given_up_stays_open(
+    store: Store, database: Database
+) -> None:
+    """Temporal repeats a check whose response was lost."""
+    task = await ask(store)
+    async with store.database.writing() as session:
+        await session.execute(update(Delivery).where(col(Delivery.gid) == task.delivery_gid).values(round=2))
+    state = await check(database, task, DeadLetterReason.ENDPOINT_DISABLED)
+    assert (state.status, (await read(store, task))[0].state) == (DeliveryStatus.AWAITING_DECISION, TaskState.OPEN)
+
+
 async def test_an_inbox_that_is_given_up_gives_up_its_tasks(store: Store, database: Database) -> None:
     task = await ask(store)
     state = await check(database, task, DeadLetterReason.ENDPOINT_DISABLED)
