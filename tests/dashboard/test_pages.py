@@ -382,6 +382,23 @@ async def test_a_bulk_operation_is_for_the_dead_letters_that_its_page_counted(pa
     assert await until("&until=2026-01-31T12:00") == datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
+async def test_the_page_of_a_bulk_operation_names_what_it_is_for(pages: Pages) -> None:
+    batch = Batch(
+        kind=BatchKind.DEAD_LETTER_PURGE,
+        actor="ann",
+        state=BatchState.COMPLETED,
+        until=datetime(2026, 1, 31, 12, tzinfo=UTC),
+        selection={"endpointGid": "ep_1", "lastStatusCode": [401, 503], "until": "2026-01-31T12:00:00+00:00"},
+    )
+    async with pages.api.database.writing() as session:
+        session.add(batch)
+    await pages.sign_in()
+    page = (await pages.get(f"/batches/{batch.gid}")).text
+    for part in ("<dt>Endpoint</dt><dd>ep_1", "<dt>Status code</dt><dd>401, 503", "<dt>Dead-lettered before</dt>"):
+        assert part in page
+    assert "2026-01-31 12:00:00 UTC" in page and "T12:00:00+00:00</dd>" not in page
+
+
 async def test_the_page_of_a_message_counts_its_deliveries_and_leads_to_all(pages: Pages) -> None:
     await pages.api.channel()
     for _ in range(60):
