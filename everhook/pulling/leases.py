@@ -216,7 +216,7 @@ class LeaseStatus(StrEnum):
 
 @dataclass(frozen=True)
 class LeaseResult:
-    """`duplicate`: the delivery was acknowledged before. `detail` explains a conflict."""
+    """`duplicate`: the delivery was acknowledged, or its round had ended, before. `detail` explains a conflict."""
 
     lease: str
     status: LeaseStatus

@@ -649,7 +649,8 @@ class _Desk:
 
     def _nack(self, nack: Nack, row: QueueRow) -> LeaseResult:
         if row.is_last and not row.is_leased:
-            return LeaseResult(nack.lease, LeaseStatus.NACKED)  # the round is over, and its workflow knows or will
+            # Its workflow is about to dead-letter it.
+            return LeaseResult(nack.lease, LeaseStatus.NACKED, duplicate=True)
         scheduled = row.available_at - row.lease_until if row.lease_until is not None else timedelta()
         next_at = self._moment + max(scheduled, nack.retry_after or timedelta())
         number = row.newest_number

@@ -364,9 +364,9 @@ async def test_a_nack_without_a_lease_that_is_repeated_after_the_end_of_the_roun
     await publish(store, 1)
     queue = await queue_of(database)
     nack = Nack(str((await _taken(queue, endpoint)).lease), needs_lease=False)
-    for _ in range(2):
+    for is_repeated in (False, True):
         (result,) = await queue.acknowledge(endpoint, [nack], None)
-        assert result.status is LeaseStatus.NACKED
+        assert (result.status, result.duplicate) == (LeaseStatus.NACKED, is_repeated)
     assert len(await attempts(store)) == 1
 
 
