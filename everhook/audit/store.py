@@ -40,7 +40,15 @@ def record_audit(
     detail: dict[str, Any] | None = None,
 ) -> AuditEntry:
     """Add an entry to the transaction of the change. `detail` names what changed; never a secret, URL or payload."""
-    entry = AuditEntry(
+    entry = audit_entry(actor, action, subject, tenant_gid=tenant_gid, detail=detail)
+    session.add(entry)
+    return entry
+
+
+def audit_entry(
+    actor: Actor, action: str, subject: str, *, tenant_gid: str | None = None, detail: dict[str, Any] | None = None
+) -> AuditEntry:
+    return AuditEntry(
         actor=actor.name,
         key_gid=actor.key_gid,
         action=action,
@@ -49,8 +57,6 @@ def record_audit(
         address=actor.address,
         detail=detail or {},
     )
-    session.add(entry)
-    return entry
 
 
 async def record_once(

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
-from everhook.audit.store import Actor, record_audit
+from everhook.audit.store import Actor, audit_entry
 from everhook.contracts import DeadLetterReason, DeliveryInput, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults, first_input, load_inputs
 from everhook.publishing.gates import StepState, following, task_of
@@ -22,7 +22,17 @@ from everhook.publishing.gates_store import asking, inboxes
 from everhook.publishing.rows import Publisher, new_task, opened_events
 from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.statements import insert_into, table_of
-from everhook.storage.tables import Delivery, DeliveryRound, Endpoint, Gate, GateState, OperationalEvent, Task, now
+from everhook.storage.tables import (
+    AuditEntry,
+    Delivery,
+    DeliveryRound,
+    Endpoint,
+    Gate,
+    GateState,
+    OperationalEvent,
+    Task,
+    now,
+)
 
 _GATE, _DELIVERY = table_of(Gate), table_of(Delivery)
 UPKEEP = Actor("everhook")
@@ -83,7 +93,7 @@ async def pass_step(session: AsyncSession, task: Task, defaults: InputDefaults, 
     inbox = (await inboxes(connection, [step["inbox"]])).get(step["inbox"])
     if inbox is None:
         why = f"step {index + 1} of {gate.gid} cannot be asked: its inbox was deleted"
-        await _decline(session, [gate], Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
+        await _decline(connection, [gate], Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, why), moment)
         return None
     delivery_gid = step["deliveryGid"]
     names = await _names(connection, task.delivery_gid)
@@ -106,9 +116,17 @@ async def _open_tasks(
 async def decline_step(session: AsyncSession, delivery_gid: str, ending: Ending) -> None:
     """Discard what waits for a gate because its current step, this delivery, will not pass. Does nothing for a delivery
     that is no step of an open gate."""
-    gate = await _open_gate(await session.connection(), _GATE.c.delivery_gid == delivery_gid)
-    if gate is not None:
-        await _decline(session, [gate], ending, now())
+    await decline_steps(await session.connection(), [delivery_gid], ending)
+
+
+async def decline_steps(
+    connection: AsyncConnection, delivery_gids: Sequence[str], ending: Ending, *, erased_tenant: str | None = None
+) -> None:
+    """The same for the steps of several gates. Gates for which only deliveries of `erased_tenant` waited leave no audit
+    entry."""
+    theirs = _OPEN_GATES.where(_GATE.c.delivery_gid.in_(delivery_gids))
+    rows = await connection.execute(theirs.order_by(_GATE.c.gid).with_for_update())
+    await _decline(connection, [OpenGate(**row._mapping) for row in rows], ending, now(), erased_tenant)
 
 
 async def decline_discarded(session: AsyncSession, delivery_gid: str, by: str, why: str) -> None:
@@ -123,9 +141,10 @@ async def decline_discarded(session: AsyncSession, delivery_gid: str, by: str, w
 
 async def decline_message(session: AsyncSession, message_gid: str, ending: Ending) -> None:
     """Discard what waits for the gate of a message, if it has an open one."""
-    gate = await _open_gate(await session.connection(), _GATE.c.message_gid == message_gid)
+    connection = await session.connection()
+    gate = await _open_gate(connection, _GATE.c.message_gid == message_gid)
     if gate is not None:
-        await _decline(session, [gate], ending, now())
+        await _decline(connection, [gate], ending, now())
 
 
 async def decline_dead_steps(session: AsyncSession, endpoint_gid: str, ending: Ending) -> None:
@@ -138,7 +157,7 @@ async def decline_dead_steps(session: AsyncSession, endpoint_gid: str, ending: E
         .with_for_update(of=_GATE)
     )
     while rows := (await connection.execute(statement)).all():
-        await _decline(session, [OpenGate(**row._mapping) for row in rows], ending, now())
+        await _decline(connection, [OpenGate(**row._mapping) for row in rows], ending, now())
 
 
 _OPEN_GATES = select(*(_GATE.c[name] for name in OpenGate.__dataclass_fields__)).where(_GATE.c.state == GateState.OPEN)
@@ -171,8 +190,15 @@ def _waiting(*message_gids: str) -> tuple[Any, ...]:
     return _DELIVERY.c.message_gid.in_(message_gids), _DELIVERY.c.status == DeliveryStatus.GATED
 
 
-async def _decline(session: AsyncSession, gates: Sequence[OpenGate], ending: Ending, moment: datetime) -> None:
-    connection = await session.connection()
+async def _decline(
+    connection: AsyncConnection,
+    gates: Sequence[OpenGate],
+    ending: Ending,
+    moment: datetime,
+    erased_tenant: str | None = None,
+) -> None:
+    if not gates:
+        return
     await _end(connection, gates, GateState.DECLINED, ending.reason, moment)
     discarded = await connection.execute(
         update(_DELIVERY)
@@ -184,16 +210,27 @@ async def _decline(session: AsyncSession, gates: Sequence[OpenGate], ending: End
             decided_by=ending.by.name,
             decided_why=ending.why,
         )
-        .returning(_DELIVERY.c.message_gid)
+        .returning(_DELIVERY.c.message_gid, _DELIVERY.c.tenant_gid)
     )
-    counts = Counter(discarded.scalars())
-    for gate in gates:
-        detail = {
-            "messageGid": gate.message_gid,
-            "reason": ending.reason.value,
-            "discarded": counts[gate.message_gid],
-        }
-        record_audit(session, ending.by, "gate.declined", gate.gid, detail=detail)
+    rows = discarded.all()
+    counts = Counter(row.message_gid for row in rows)
+    of_others = {row.message_gid for row in rows if row.tenant_gid != erased_tenant}
+    entries = [
+        audit_entry(
+            ending.by,
+            "gate.declined",
+            gate.gid,
+            detail={
+                "messageGid": gate.message_gid,
+                "reason": ending.reason.value,
+                "discarded": counts[gate.message_gid],
+            },
+        )
+        for gate in gates
+        if erased_tenant is None or gate.message_gid in of_others
+    ]
+    if entries:
+        await connection.execute(insert_into(AuditEntry), [entry.model_dump() for entry in entries])
 
 
 async def _release(

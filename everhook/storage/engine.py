@@ -40,6 +40,10 @@ STATEMENT_TIMEOUT_MS = 10_000
 RESPONSE_TIMEOUT_S = 12.0
 """A server that is alive has cancelled the statement by then. One that hangs never responds."""
 
+IDLE_TRANSACTION_MS = 15_000
+"""A process that is frozen, or a machine that is gone, keeps its locks for this time, and others wait for them. No
+transaction of a process that runs waits for anything but the database."""
+
 CONNECT_TIMEOUT_S = 5
 RETURN_TIMEOUT_S = 2.0
 
@@ -52,6 +56,7 @@ READ_ONLY = "25006"
 
 _STATES_OF_THE_SERVER = re.compile(
     r"08...|"  # the connection
+    r"25P03|"  # this process stood still in a transaction, which was rolled back
     r"28...|3D000|"  # authentication, or no such database
     r"40001|40P01|"  # a conflict or a deadlock with another transaction: this one was rolled back, and can be repeated
     r"53...|"  # out of disk, memory or connections
@@ -270,6 +275,10 @@ def _postgres_engine(url: str, pool_size: int, response_timeout: float | None) -
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": response_timeout,
-            "server_settings": {"application_name": "everhook", "statement_timeout": str(STATEMENT_TIMEOUT_MS)},
+            "server_settings": {
+                "application_name": "everhook",
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_MS),
+            },
         },
     )

@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.sql.dml import Delete, Update
+from sqlalchemy.sql.dml import Delete
 from sqlmodel import col
 
-from everhook.contracts import TERMINAL_STATUSES, DeadLetterReason, DeliveryStatus
+from everhook.contracts import TERMINAL_STATUSES, DeadLetterReason
+from everhook.publishing.gate_progress_store import UPKEEP, Ending, decline_steps
 from everhook.storage.bulk import Bulk
 from everhook.storage.tables import (
     ApiKey,
@@ -29,7 +30,6 @@ from everhook.storage.tables import (
     EndpointSecret,
     EndpointTurn,
     Gate,
-    GateState,
     GroupedDelivery,
     IdempotentResponse,
     Message,
@@ -158,36 +158,27 @@ def _delete_messages(gids: Sequence[str]) -> tuple[Delete, ...]:
     )
 
 
-def _delete_deliveries(gids: Sequence[str]) -> tuple[Delete | Update, ...]:
-    return (
+async def _delete_deliveries(connection: AsyncConnection, *, gids: Sequence[str], tenant_gid: str) -> None:
+    """Delete deliveries. What waits for a decision about them, which may belong to other tenants, is discarded."""
+    for statement in (
         delete(Attempt).where(col(Attempt.delivery_gid).in_(gids)),
         delete(PullItem).where(col(PullItem.delivery_gid).in_(gids)),
         delete(TaskDecision).where(col(TaskDecision.task_gid).in_(tasks_of(gids))),
         delete(Task).where(col(Task.delivery_gid).in_(gids)),
-        *_end_gates(gids),
+    ):
+        await connection.execute(statement)
+    ending = Ending(DeadLetterReason.ENDPOINT_DELETED, UPKEEP, "the tenant of the inbox was erased")
+    await decline_steps(connection, gids, ending, erased_tenant=tenant_gid)
+    for statement in (
         delete(DeliveryRound).where(col(DeliveryRound.delivery_gid).in_(gids)),
         delete(PendingHistory).where(col(PendingHistory.delivery_gid).in_(gids)),
         delete(Delivery).where(col(Delivery.gid).in_(gids)),
-    )
+    ):
+        await connection.execute(statement)
 
 
 def tasks_of(delivery_gids: Sequence[str]) -> Select[str]:
     return select(col(Task.gid)).where(col(Task.delivery_gid).in_(delivery_gids))
-
-
-def _end_gates(delivery_gids: Sequence[str]) -> tuple[Update, ...]:
-    """Discard what waits for a decision about these deliveries: it may belong to other tenants."""
-    moment = now()
-    its_step = (col(Gate.delivery_gid).in_(delivery_gids), col(Gate.state) == GateState.OPEN)
-    waiting = update(Delivery).where(
-        col(Delivery.message_gid).in_(select(col(Gate.message_gid)).where(*its_step)),
-        col(Delivery.status) == DeliveryStatus.GATED,
-    )
-    reason = DeadLetterReason.ENDPOINT_DELETED
-    return (
-        waiting.values(status=DeliveryStatus.DISCARDED, reason=reason, completed_at=moment, decided_by="everhook"),
-        update(Gate).where(*its_step).values(state=GateState.DECLINED, reason=reason, ended_at=moment),
-    )
 
 
 async def _remove_deliveries(connection: AsyncConnection, *, gids: Sequence[str], tenant_gid: str) -> None:
@@ -197,8 +188,9 @@ async def _remove_deliveries(connection: AsyncConnection, *, gids: Sequence[str]
     addressed = (col(Message.gid).in_(its_messages), col(Message.endpoint_gid).is_not(None))
     await connection.execute(select(col(Message.gid)).where(*addressed).order_by(col(Message.gid)).with_for_update())
     alone = (await connection.execute(sent_to_one_endpoint(gids, tenant_gid))).scalars().all()
-    for statement in (*_delete_messages(alone), *_delete_deliveries(gids)):
+    for statement in _delete_messages(alone):
         await connection.execute(statement)
+    await _delete_deliveries(connection, gids=gids, tenant_gid=tenant_gid)
 
 
 async def remove(bulk: Bulk, tenant_gid: str) -> None:
@@ -214,7 +206,7 @@ async def remove(bulk: Bulk, tenant_gid: str) -> None:
     for its_messages in (scheduled_for_endpoints_of(tenant_gid), messages_of(tenant_gid)):
         async for gids in bulk.pages(its_messages):
             async for deliveries in bulk.batches(deliveries_to_others(gids, tenant_gid)):
-                await bulk.change(*_delete_deliveries(deliveries))
+                await bulk.transact(partial(_delete_deliveries, gids=deliveries, tenant_gid=tenant_gid))
             await bulk.change(*_delete_messages(gids))
     await bulk.delete(MessageKey, col(MessageKey.idempotency_scope) == tenant_gid)
     for model in _OF_ENDPOINTS:

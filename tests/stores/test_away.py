@@ -10,6 +10,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from everhook.storage import engine
 from everhook.storage.engine import Database, is_unavailable, refuses_connections
 from testing.postgres_server import PostgresServer
 from testing.processes import Process
@@ -51,11 +52,45 @@ async def test_a_server_that_hangs_is_away_and_not_waited_for(postgres: Postgres
 
 @pytest.mark.parametrize(
     "state",
-    ["08006", "25006", "53100", "53200", "53300", "57014", "57P01", "57P02", "57P03", "58030"],
+    [
+        "08006",
+        "25006",
+        "25P03",
+        "40001",
+        "40P01",
+        "53100",
+        "53200",
+        "53300",
+        "57014",
+        "57P01",
+        "57P02",
+        "57P03",
+        "58030",
+    ],
 )
 async def test_an_error_about_the_server_means_that_it_is_away(away: Database, state: str) -> None:
     error = await raised(away, f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$")
     assert isinstance(error, DBAPIError) and is_unavailable(error) and not refuses_connections(error)
+
+
+async def test_a_process_that_stands_still_in_a_transaction_holds_up_others_for_a_while_only(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise they wait for its locks as long as it is frozen, or until the network notices that it is gone."""
+    monkeypatch.setattr(engine, "IDLE_TRANSACTION_MS", 200)
+    frozen, other = Database(url_of(postgres), pool_size=1), Database(url_of(postgres), pool_size=1)
+    lock = text("SELECT pg_advisory_xact_lock(1)")
+    took_it = False
+    with pytest.raises(Exception) as found:
+        async with frozen.write_connection() as connection:
+            await connection.execute(lock)
+            async with other.write_connection() as waiting:
+                await waiting.execute(lock)
+                took_it = True
+            await connection.execute(text("SELECT 1"))
+    assert took_it and is_unavailable(found.value)
+    await frozen.close()
+    await other.close()
 
 
 @pytest.mark.parametrize("state", ["22012", "23505", "42601", "55000"])

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, select, update
 
 from everhook.contracts import DeadLetterReason
 from everhook.endpoints import store as endpoints
@@ -120,7 +120,30 @@ async def test_the_erasure_of_a_tenant_that_is_asked_ends_the_gate_for_the_other
     await remove(Bulk(api.database), acme)
     (left,) = ok(await api.get("/v1/deliveries", messageGid=message["messageGid"]))["data"]
     assert (left["status"], left["deadLetterReason"]) == ("discarded", "endpoint_deleted")
-    assert (await gate_of(api, message))["state"] == "declined"
+    gate = await gate_of(api, message)
+    assert gate["state"] == "declined"
+    (entry,) = ok(await api.get("/v1/audit", subject=gate["gateGid"]))["data"]
+    assert (entry["action"], entry["actor"], entry["detail"]["reason"]) == (
+        "gate.declined",
+        "everhook",
+        "endpoint_deleted",
+    )
+
+
+async def test_the_erasures_of_a_tenant_and_of_a_payload_lock_in_one_order(api: Api) -> None:
+    acme = created(await api.post("/v1/tenants", {"name": "acme"}))["tenantGid"]
+    await api.channel(gates=[{"inbox": await inbox(api, tenant="acme")}])
+    await api.endpoint(channel="orders", tenant="default")
+    message = await api.publish({})
+    async with api.database.writing() as session:
+        await begin(session, acme)
+    async with api.database.writing() as session:
+        await session.execute(select(Gate).with_for_update())
+        erasing = asyncio.create_task(remove(Bulk(api.database), acme))
+        await asyncio.wait([erasing], timeout=0.3)
+        await decline_message(session, message["messageGid"], Ending(DeadLetterReason.PAYLOAD_ERASED, UPKEEP, "erased"))
+    await erasing
+    assert (await gate_of(api, message))["reason"] == "payload_erased"
 
 
 async def test_a_gate_is_deleted_with_its_message(api: Api) -> None:
