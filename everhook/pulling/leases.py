@@ -66,13 +66,15 @@ class Item:
 
 @dataclass(frozen=True)
 class PulledEndpoint:
-    """An endpoint whose deliveries are pulled."""
+    """An endpoint whose deliveries are pulled. `is_limited`: its owner chose `max_in_flight`, which then holds exactly;
+    otherwise hand-outs at the same time may exceed it."""
 
     gid: str
     tenant_gid: str
     tenant: str
     lease: timedelta = timedelta(seconds=60)
     max_in_flight: int = 1_000
+    is_limited: bool = False
 
     @property
     def url(self) -> str:

@@ -18,7 +18,7 @@ from everhook.circuit.machine import CircuitState, Hold
 from everhook.contracts import DeadLetterReason, DeliveryStatus
 from everhook.delivery.policy import DeliveryPolicy, one_attempt, resolve
 from everhook.pulling.leases import Content, consumer_name
-from everhook.storage.statements import insert_ignoring, insert_into, table_of
+from everhook.storage.statements import insert_ignoring, insert_into, lock, table_of
 from everhook.storage.tables import (
     Attempt,
     Channel,
@@ -217,6 +217,11 @@ async def contents(connection: AsyncConnection, message_gids: Iterable[str]) -> 
         row.gid: Content(row.gid, row.channel, row.event_type, row.payload or b"", row.published_at, row.attributes)
         for row in rows
     }
+
+
+async def lock_leases(connection: AsyncConnection, endpoint_gid: str) -> None:
+    """Until the transaction ends, no other one that calls this hands out deliveries of an endpoint."""
+    await lock(connection, "leases", endpoint_gid)
 
 
 async def count_leased(connection: AsyncConnection, endpoint_gid: str, at_most: int) -> int:

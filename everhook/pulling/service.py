@@ -91,7 +91,7 @@ def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if "leaseSeconds" in options:
         fields["lease"] = timedelta(seconds=options["leaseSeconds"])
     if "maxInFlight" in options:
-        fields["max_in_flight"] = options["maxInFlight"]
+        fields |= {"max_in_flight": options["maxInFlight"], "is_limited": True}
     return fields
 
 
@@ -362,6 +362,11 @@ class PullQueue:
         assert state is not None and state.leases is not None
         return Held.MAX_IN_FLIGHT if state.leases >= endpoint.max_in_flight else None
 
+    def may_offer(self, endpoint: PulledEndpoint) -> bool:
+        """Whether streams may take deliveries of an endpoint from the transactions that accept them. On PostgreSQL the
+        leases of a limited one are counted under a lock, which a publish must not wait for."""
+        return self._database.is_sqlite or not endpoint.is_limited
+
     def may_hand_out(self, endpoint: PulledEndpoint, state: EndpointState) -> bool:
         """Whether an endpoint may hand out any number of deliveries: its circuit is closed, and nothing holds it."""
         return state.sends and self._why_held(endpoint, state, moment=None) is None
@@ -386,6 +391,8 @@ class PullQueue:
 
     async def _claim(self, endpoint: PulledEndpoint, request: Request, issuer: Issuer) -> tuple[Claim, _Aftermath]:
         async with self._database.write_connection() as connection:
+            if endpoint.is_limited:
+                await queue.lock_leases(connection, endpoint.gid)
             moment = await queue.database_time(connection)
             state = (await endpoint_states(connection, [endpoint.gid])).get(endpoint.gid)
             after = _Aftermath(in_streak=_in_streak(state))

@@ -273,7 +273,8 @@ class PullStream:
 
     def _offered(self) -> AbstractContextManager[None]:
         """Offer to take what is accepted next, if the queue is empty and there is credit."""
-        if self._waiter.is_hinted or self._claim_at <= time.monotonic() or self._credit <= 0:
+        is_ready = self._pulls.may_offer(self.endpoint) and self._credit > 0
+        if self._waiter.is_hinted or self._claim_at <= time.monotonic() or not is_ready:
             return nullcontext()
         request = self._request
         self._offer.request = Request(

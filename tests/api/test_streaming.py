@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from everhook.notifications.publisher_store import EventPublisher
 from everhook.publishing import store
 from everhook.pulling import direct, queue_store
 from everhook.pulling.queue_store import enqueue
+from everhook.pulling.service import PullQueue
 from everhook.serving import protocol
 from everhook.storage.engine import SQLITE_READERS
 from everhook.storage.tables import now
@@ -386,6 +387,27 @@ async def test_deliveries_beyond_the_credit_or_the_lease_limit_wait(server: Serv
             await asyncio.sleep(0.01)
     taken = [event.data["payload"]["n"] for each in (stream, other) for event in each.seen if event.name == "message"]
     assert sorted(taken) == list(range(6))
+
+
+async def test_a_stream_that_may_not_take_deliveries_from_publishes_claims_them(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL that is one of an endpoint with `maxInFlight`."""
+    monkeypatch.setattr(PullQueue, "may_offer", lambda *_: False)
+    offers: list[direct.Offer] = []
+
+    def note(_: object, offer: direct.Offer) -> AbstractContextManager[None]:
+        offers.append(offer)
+        return nullcontext()
+
+    monkeypatch.setattr(direct.DirectHandOut, "offered", note)
+    gid = await pull_endpoint(server.api, "stream", options={"maxInFlight": 3})
+    async with server.stream(gid) as (stream, _):
+        for n in range(2):
+            await server.api.publish({"n": n})
+            (event,) = await stream.take(1)
+            assert event.data["payload"] == {"n": n}
+    assert offers == []
 
 
 async def test_a_publish_that_fails_does_not_change_the_stream(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

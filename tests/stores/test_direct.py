@@ -1,6 +1,7 @@
 """Deliveries that are leased in the transaction that accepts them, on both databases."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -69,3 +70,10 @@ async def test_nothing_is_leased_for_an_endpoint_that_is_held(store: Store) -> N
     async with store.database.reading() as session:
         row = (await session.execute(select(PullItem))).scalar_one()
     assert row.consumer is None
+
+
+async def test_streams_of_a_limited_endpoint_take_nothing_from_publishes_on_postgresql(store: Store) -> None:
+    """Its leases are counted under a lock, for which a publish would have to wait."""
+    endpoint, queue = await pulled(store), await queue_of(store.database)
+    assert queue.may_offer(endpoint)
+    assert queue.may_offer(replace(endpoint, is_limited=True)) == store.database.is_sqlite

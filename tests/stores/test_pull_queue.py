@@ -32,7 +32,7 @@ from everhook.pulling.queue_store import (
     rows_of,
     with_available,
 )
-from everhook.pulling.service import PullQueue
+from everhook.pulling.service import PullQueue, pull_options
 from everhook.pulling.wake_ups import WakeUps
 from everhook.receipts.keys_store import IssuerCache
 from everhook.storage.engine import Database
@@ -107,6 +107,22 @@ async def test_two_processes_never_hand_out_a_delivery_twice(
     assert sorted(item.lease.delivery_gid for item in taken) == sorted(published)
     assert await statuses(store) == {DeliveryStatus.DELIVERED: 200}
     assert (await store.count(PullItem), await store.count(Receipt)) == (0, 200)
+
+
+async def test_consumers_that_ask_at_once_share_the_leases_that_an_endpoint_may_have(
+    store: Store, database: Database, other_database: Database
+) -> None:
+    endpoint = replace(await pulled(store), max_in_flight=3, is_limited=True)
+    await publish(store, 12)
+    queues = [await queue_of(database), await queue_of(other_database)]
+    requests = [Request(f"c{n}", limit=2) for n in range(4)]
+    claims = await asyncio.gather(*(queue.claim(endpoint, request) for request in requests for queue in queues))
+    assert sum(len(claim.items) for claim in claims) == 3
+
+
+def test_the_limit_of_an_endpoint_holds_exactly_if_its_owner_chose_one() -> None:
+    assert pull_options({}) == {}
+    assert pull_options({"maxInFlight": 1000}) == {"max_in_flight": 1000, "is_limited": True}
 
 
 async def test_a_back_off_ends_at_its_time_or_with_a_lease(store: Store, database: Database) -> None:
