@@ -135,7 +135,8 @@ async def with_available(connection: AsyncConnection, endpoint_gids: Sequence[st
 
 @dataclass(frozen=True)
 class Claimable:
-    """A locked delivery that can be handed out. `size` is that of its payload, in bytes."""
+    """A locked delivery that can be handed out. `size` is that of its payload, in bytes. `is_guarded`: it has a
+    workflow."""
 
     delivery_gid: str
     round: int
@@ -143,6 +144,7 @@ class Claimable:
     message_gid: str
     policy: DeliveryPolicy
     size: int
+    is_guarded: bool
 
 
 async def lock_claimable(
@@ -159,6 +161,7 @@ async def lock_claimable(
             row.message_gid,
             _policy(row),
             row.size,
+            row.guarded_at is not None,
         )
         for row in rows
     ]
@@ -178,6 +181,7 @@ _CLAIMABLE = (
         col(PullItem.delivery_gid),
         col(PullItem.round),
         col(PullItem.number),
+        col(PullItem.guarded_at),
         col(Delivery.message_gid),
         col(Delivery.single_attempt),
         col(Channel.policy).label("channel_policy"),

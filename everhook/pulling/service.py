@@ -398,7 +398,7 @@ class PullQueue:
             after = _Aftermath(in_streak=_in_streak(state))
             expired = await queue.lock_expired(connection, endpoint.gid, moment, SWEEP)
             await self._end_expired(connection, endpoint, expired, moment, issuer, after)
-            claim = await self._hand_out_if_allowed(connection, endpoint, request, state, moment)
+            claim = await self._hand_out_if_allowed(connection, endpoint, request, state, moment, after)
             await self._record(connection, endpoint, after, moment)
         return claim, after
 
@@ -409,6 +409,7 @@ class PullQueue:
         request: Request,
         state: EndpointState | None,
         moment: datetime,
+        after: _Aftermath,
     ) -> Claim:
         held = self._why_held(endpoint, state, moment=moment)
         if held is not None or state is None:
@@ -421,7 +422,7 @@ class PullQueue:
         chosen = _within(found, MAX_BYTES)
         if not chosen or (not state.sends and not await self._claims_probe(connection, endpoint, request, chosen[0])):
             return Claim()
-        items = await self._hand_out(connection, endpoint, request, chosen, moment)
+        items = await self._hand_out(connection, endpoint, request, chosen, moment, after)
         if not items and not state.sends:  # the payload of the probe was erased just now
             await free_probe(connection, endpoint.gid, [chosen[0].delivery_gid])
         return Claim(items, more=state.sends and (len(found) == limit or len(items) < len(found)))
@@ -440,10 +441,12 @@ class PullQueue:
         request: Request,
         chosen: Sequence[Claimable],
         moment: datetime,
+        after: _Aftermath,
     ) -> Sequence[Item]:
         contents = await self._contents(connection, chosen)
         items: list[Item] = []
         rows: list[dict[str, Any]] = []
+        guarded: list[str] = []
         for each in chosen:
             content = contents.get(each.delivery_gid)
             if content is None:
@@ -459,8 +462,12 @@ class PullQueue:
             )
             items.append(item)
             rows.append(row)
+            if row["is_last"] and each.is_guarded:
+                guarded.append(each.delivery_gid)
         if rows:
             await queue.lease(connection, rows)
+        # Their workflows sleep until the window ends. Now the round ends with the lease, unless it is acknowledged.
+        after.signalled.extend((await self._inputs(connection, guarded)).values())
         return items
 
     async def _contents(self, connection: Connection, chosen: Sequence[Claimable]) -> dict[str, Content]:

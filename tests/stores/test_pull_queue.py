@@ -428,6 +428,39 @@ async def test_the_reconciler_and_an_acknowledgement_lock_in_one_order(
     await asyncio.gather(acknowledging, marking)
 
 
+async def test_the_workflow_of_a_delivery_learns_of_its_last_lease(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled: list[str] = []
+    monkeypatch.setattr(GuardStarter, "signal", lambda _, delivery: signalled.append(delivery.delivery_gid))
+    endpoint = await pulled(store)
+    messages = await store.acceptor().accept_all([replace(publication(), single_attempt=True), publication()])
+    gid, other = (accepted(each).deliveries[0].delivery_gid for each in messages)
+    queue = await queue_of(database)
+    async with database.write_connection() as connection:
+        await mark_guarded(connection, [gid, other])
+    waiting = await queue.check(PullCheck(gid, 1, RETENTION))
+    items = {each.lease.delivery_gid: each for each in (await queue.claim(endpoint, Request("c"))).items}
+    assert items.keys() == {gid, other} and signalled == [gid]
+    async with database.reading() as session:  # a process that dies before it signals leaves it to the reconciler
+        pending = (await session.execute(select(PendingHistory))).scalars().all()
+    assert [(each.delivery_gid, each.signal) for each in pending] == [(gid, True)]
+    state = await queue.check(PullCheck(gid, 1, RETENTION))
+    assert state.check_at == items[gid].lease_until
+    assert waiting.check_at is not None and waiting.check_at > state.check_at + timedelta(hours=1)
+    await _expire(store)
+    assert (await queue.check(PullCheck(gid, 1, RETENTION))).reason is DeadLetterReason.EXHAUSTED
+
+
+async def test_a_delivery_without_a_workflow_needs_no_signal_for_its_last_lease(
+    store: Store, database: Database
+) -> None:
+    endpoint = await pulled(store)
+    await store.acceptor().accept_all([replace(publication(), single_attempt=True)])
+    await _taken(await queue_of(database), endpoint)
+    assert await store.count(PendingHistory) == 0
+
+
 async def attempts(store: Store) -> Sequence[Attempt]:
     async with store.database.reading() as session:
         return (await session.execute(select(Attempt).order_by(col(Attempt.number)))).scalars().all()
