@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlmodel import col
 
@@ -92,44 +92,30 @@ async def database_time(connection: AsyncConnection) -> datetime:
 
 
 async def next_available(connection: AsyncConnection, endpoint_gid: str) -> tuple[datetime, datetime | None]:
-    """The time, and when the next delivery of an endpoint is, or was, available, or the next lease expires: that one
-    may have been the last of its round, whose end is to be recorded."""
-    parameters = {"endpoint": endpoint_gid}
+    """The time, and when the next delivery of an endpoint is, or was, available."""
     if connection.dialect.name == "sqlite":
-        row = (await connection.execute(_NEXT, parameters)).one()
-        return now(), _first(row)
-    moment, *others = (await connection.execute(_NEXT_WITH_TIME, parameters)).one()
-    return moment, _first(others)
+        return now(), (await connection.execute(_NEXT, {"endpoint": endpoint_gid})).scalar()
+    row = (await connection.execute(_NEXT_WITH_TIME, {"endpoint": endpoint_gid})).one()
+    return row[0], row[1]
 
 
-def _first(moments: Iterable[datetime | None]) -> datetime | None:
-    return min((moment for moment in moments if moment is not None), default=None)
-
-
-_NEXT_AVAILABLE = (
+_NEXT: Select[datetime] = (
     select(col(PullItem.available_at))
     .where(col(PullItem.endpoint_gid) == bindparam("endpoint"), col(PullItem.is_last).is_(False))
     .order_by(col(PullItem.available_at))
     .limit(1)
 )
-_NEXT_EXPIRY = (
-    select(col(PullItem.lease_until))
-    .where(col(PullItem.endpoint_gid) == bindparam("endpoint"), col(PullItem.consumer).is_not(None))
-    .order_by(col(PullItem.lease_until))
-    .limit(1)
-)
-_NEXT = select(_NEXT_AVAILABLE.scalar_subquery(), _NEXT_EXPIRY.scalar_subquery())
-_NEXT_WITH_TIME = select(func.clock_timestamp(), _NEXT_AVAILABLE.scalar_subquery(), _NEXT_EXPIRY.scalar_subquery())
+_NEXT_WITH_TIME = select(func.clock_timestamp(), _NEXT.scalar_subquery())
 
 
 async def with_available(connection: AsyncConnection, endpoint_gids: Sequence[str]) -> list[str]:
-    """Those of these endpoints that have a delivery to hand out now, or a lease that expired."""
-    moment, mine = await database_time(connection), col(PullItem.endpoint_gid) == col(Endpoint.gid)
-    due = exists().where(mine, col(PullItem.available_at) <= moment, col(PullItem.is_last).is_(False))
-    expired = exists().where(mine, col(PullItem.consumer).is_not(None), col(PullItem.lease_until) <= moment)
-    rows = await connection.execute(
-        select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(endpoint_gids), or_(due, expired))
+    """Those of these endpoints that have a delivery to hand out now."""
+    due = exists().where(
+        col(PullItem.endpoint_gid) == col(Endpoint.gid),
+        col(PullItem.available_at) <= await database_time(connection),
+        col(PullItem.is_last).is_(False),
     )
+    rows = await connection.execute(select(col(Endpoint.gid)).where(col(Endpoint.gid).in_(endpoint_gids), due))
     return list(rows.scalars())
 
 

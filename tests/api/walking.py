@@ -234,7 +234,8 @@ async def make_world(api: Api, tenant: str) -> World:
     task = (await api.rows("SELECT gid FROM task WHERE message_gid = :m", m=asked["messageGid"]))[0].gid
     messages = [await api.publish({"n": n}, tenant=tenant) for n in range(2)]
     under_way, dead = [message["deliveries"][0]["deliveryGid"] for message in messages]
-    await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'rejected' WHERE gid = :g", g=dead)
+    died = "status = 'dead_lettered', reason = 'rejected', dead_lettered_at = accepted_at"
+    await api.change_rows(f"UPDATE delivery SET {died} WHERE gid = :g", g=dead)
     batch = Batch(
         tenant_gid=gid,
         actor=tenant,

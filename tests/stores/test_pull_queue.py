@@ -30,7 +30,6 @@ from everhook.pulling.queue_store import (
     mark_guarded,
     requeue,
     rows_of,
-    with_available,
 )
 from everhook.pulling.service import PullQueue, pull_options
 from everhook.pulling.wake_ups import WakeUps
@@ -304,27 +303,6 @@ async def test_a_check_that_runs_again_after_a_replay_leaves_the_new_round_alone
     await change_queue(store, window_until=now() - timedelta(minutes=1))
     assert (await queue.check(check)).reason is DeadLetterReason.UNCLAIMED
     assert await statuses(store) == {DeliveryStatus.DEAD_LETTERED: 1}
-
-
-async def test_the_last_lease_of_a_round_that_expires_is_recorded_by_the_next_claim(
-    store: Store, database: Database
-) -> None:
-    """Its workflow sleeps until the end of the window: it checked before the lease was handed out."""
-    endpoint = await pulled(store, policy={"delaysSeconds": []})
-    (gid,) = await publish(store, 1)
-    queue = await queue_of(database)
-    async with database.write_connection() as connection:
-        assert await mark_guarded(connection, [gid]) == {gid}
-    await _taken(queue, endpoint)
-    async with database.read_connection() as connection:
-        assert await with_available(connection, [endpoint.gid]) == []
-    await change_queue(store, lease_until=now() - timedelta(minutes=1))
-    async with database.read_connection() as connection:
-        assert await with_available(connection, [endpoint.gid]) == [endpoint.gid]
-    assert (await queue.claim(endpoint, Request("other"))).items == ()
-    assert await store.count(PendingHistory) == 1  # its workflow is signalled
-    assert (await queue.check(PullCheck(gid, 1, RETENTION))).reason is DeadLetterReason.EXHAUSTED
-    assert await store.count(Receipt) == 1
 
 
 async def test_a_lease_that_expires_after_the_window_is_recorded(store: Store, database: Database) -> None:
