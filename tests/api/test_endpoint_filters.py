@@ -27,7 +27,9 @@ async def gids(api: Api) -> JSON:
         await api.change_rows("UPDATE endpoint SET url = :url WHERE gid = :gid", url=url, gid=made["endpointGid"])
         found[url] = made["endpointGid"]
     await api.publish({"n": 1})
-    await api.change_rows("UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted'")
+    await api.change_rows(
+        "UPDATE delivery SET status = 'dead_lettered', reason = 'exhausted', dead_lettered_at = accepted_at"
+    )
     return found
 
 
