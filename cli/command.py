@@ -19,6 +19,7 @@ from cli.api_client.errors import ApiError
 from cli.api_client.target import Target, find_target
 from cli.errors import UsageError
 from cli.output import Output
+from everhook_client.calls import camel
 
 if TYPE_CHECKING:
     from cli.api_client.client import Api
@@ -150,14 +151,9 @@ def _options_by_field(parameters: Sequence[inspect.Parameter]) -> dict[str, str]
                 declared = [info.default, *(info.param_decls or ())]  # in `Annotated` the first is taken for a default
                 named = [name for name in declared if isinstance(name, str) and name.startswith("--")]
                 option = named[0] if named else f"--{parameter.name.replace('_', '-')}"
-                for field in (_camel(parameter.name), _camel(option.removeprefix("--"))):
+                for field in (camel(parameter.name), camel(option.removeprefix("--").replace("-", "_"))):
                     found |= {field: option, f"{field}Gid": option}
     return found
-
-
-def _camel(name: str) -> str:
-    first, *others = name.replace("-", "_").split("_")
-    return first + "".join(other.title() for other in others)
 
 
 def flowing(docstring: str) -> str:

@@ -369,6 +369,10 @@ class PullCheck:
     retention: timedelta
     give_up: DeadLetterReason | None = None
 
+    def gives_up(self, round_: int) -> DeadLetterReason | None:
+        """Why to dead-letter the delivery in this round. A check that runs again may find one that was opened since."""
+        return self.give_up if round_ == self.round else None
+
 
 @dataclass(frozen=True)
 class TaskProgress:

@@ -39,9 +39,8 @@ def _message(status_code: int, document: dict[str, Any], options: Mapping[str, s
 
 def _named(field: str, options: Mapping[str, str]) -> str:
     """`--policy.timeoutSeconds` for the field `policy.timeoutSeconds`, where the option `--policy` sets `policy`."""
-    whole = re.match(r"\w*", field)
-    assert whole is not None
-    return options.get(whole[0], whole[0]) + field[whole.end() :]
+    root = re.split(r"\W", field, maxsplit=1)[0]
+    return options.get(root, root) + field.removeprefix(root)
 
 
 def fields_of(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -145,7 +145,8 @@ class DeadLetterService:
         """
         _require_short(reason)
         skipped = 0
-        before = min(now(), query.until) if query.until is not None else now()
+        asked_at = now()
+        before = min(query.until or asked_at, asked_at)
         async with scope.reading() as session:
             chosen = replace(await _chosen(session, query), until=before)
             await _require_known(session, chosen)

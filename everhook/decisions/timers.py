@@ -89,8 +89,7 @@ class TaskTimers:
         """Returns when the next step is due, or None if the task is over; and what a gate released."""
         schedule = schedule_of(row.task)
         step = schedule.step(moment)
-        given_up = check.give_up if check.round == row.delivery.round else None  # not if it was replayed since
-        if (reason := given_up or _why_lost(row)) is not None:
+        if (reason := check.gives_up(row.delivery.round) or _why_lost(row)) is not None:
             await _expire(session, row, check, reason, moment)
             return None, None
         if step is Step.END:

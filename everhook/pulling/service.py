@@ -320,10 +320,7 @@ class PullQueue:
 
     async def check(self, check: PullCheck) -> PulledState:
         """Find out, for its workflow, what became of a delivery; dead-letter it if its round is over. What ends the
-        round and what dead-letters it is one transaction, so that no consumer can take the delivery in between.
-
-        A check that runs twice may find the next round: its endpoint was given up in the round before.
-        """
+        round and what dead-letters it is one transaction, so that no consumer can take the delivery in between."""
         issuer = await self._issuers.get()
         after = _Aftermath(in_streak=True)
         async with self._database.writing() as session:
@@ -345,8 +342,7 @@ class PullQueue:
                 row = replace(row, consumer=None, is_last=row.ends_round(moment))
                 delivery = await queue.pulled_delivery(session, check.delivery_gid) or delivery
             state = pulled_state(delivery)
-            given_up = check.give_up if row.round == check.round else None
-            reason = given_up or _why_over(row, delivery, moment)
+            reason = check.gives_up(row.round) or _why_over(row, delivery, moment)
             if reason is None:
                 return replace(state, check_at=_check_at(row, moment))
             await queue.remove(connection, [check.delivery_gid])

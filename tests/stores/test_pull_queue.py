@@ -382,7 +382,7 @@ async def test_a_probe_that_no_consumer_received_holds_up_no_other(store: Store,
 async def test_the_reconciler_and_an_acknowledgement_lock_in_one_order(
     store: Store, database: Database, other_database: Database
 ) -> None:
-    """An UPDATE locks rows as it finds them: the newest version of the first one lies behind the others."""
+    """An UPDATE locks rows in the order in which it reads them. It reads the first one last, for that was changed."""
     endpoint = await pulled(store)
     first, *others = sorted(await publish(store, 3))
     async with database.writing() as session:
