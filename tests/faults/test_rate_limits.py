@@ -18,9 +18,20 @@ WINDOW_S = 0.9
 PATIENT = {"delaysSeconds": [0.3] * 3, "timeoutSeconds": 5}
 
 
-async def test_no_second_sees_more_requests_than_the_limit_from_two_workers(postgres: Scene) -> None:
-    scene = postgres
-    await scene.stack.start_worker()
+async def test_a_limit_holds_in_every_second_and_from_the_moment_it_is_set(postgres_stack: Stack) -> None:
+    """All at the same time, for each mostly waits."""
+    await postgres_stack.start_worker()
+    steady, waiting, bursting = (Scene(postgres_stack) for _ in range(3))
+    for scene in (steady, waiting, bursting):
+        await scene.open()
+    await asyncio.gather(
+        from_two_workers(steady),
+        for_what_waits_when_it_is_changed(waiting),
+        in_the_lane_and_for_retries_when_it_is_set(bursting),
+    )
+
+
+async def from_two_workers(scene: Scene) -> None:
     limits = {"two": 2, "five": 5}
     for name, limit in limits.items():
         await scene.endpoint(name, rateLimit=limit)
@@ -31,16 +42,6 @@ async def test_no_second_sees_more_requests_than_the_limit_from_two_workers(post
         times = arrivals(scene, name)
         assert busiest(times) <= limit, name
         assert times[-1] - times[0] < 2.5 * len(times) / limit, f"{name}: the limit held back more than it should"
-
-
-async def test_a_limit_that_changes_counts_at_once(postgres_stack: Stack) -> None:
-    """Both at the same time, for each mostly waits."""
-    waiting, bursting = Scene(postgres_stack), Scene(postgres_stack)
-    await waiting.open()
-    await bursting.open()
-    await asyncio.gather(
-        for_what_waits_when_it_is_changed(waiting), in_the_lane_and_for_retries_when_it_is_set(bursting)
-    )
 
 
 async def for_what_waits_when_it_is_changed(scene: Scene) -> None:
