@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 5
 
 # `make check test` does both at once: the tests often wait, and the checks do not.
 MAKEFLAGS += --jobs=2
@@ -37,7 +37,7 @@ help:
 dev: $(READY)
 	@$(BIN)/python -m cli dev $(ARGS)
 
-# Four processes keep two cores busy: many tests wait, and those that wait run next to those that compute
+# Five processes keep two cores busy: many tests wait, and those that wait run next to those that compute
 # (testing/schedule.py).
 # What fails among them runs once more by itself, since a machine that stands still for seconds fails tests of real servers;
 # a second failure counts, and the log shows both. Any other error (a collection, say) counts at once.
