@@ -49,6 +49,12 @@ LEASES_EXPIRED = Counter(
     registry=REGISTRY,
 )
 
+SCHEDULED_REFUSED = Counter(
+    "everhook_scheduled_refused",
+    "Scheduled messages that were due and not delivered: their gate cannot be asked, or their endpoint was deleted.",
+    registry=REGISTRY,
+)
+
 STREAMS = Gauge("everhook_streams", "Open streams of pulled deliveries at this process.", registry=REGISTRY)
 
 HISTORY_SKIPPED = Counter(

@@ -19,6 +19,7 @@ from everhook.contracts import SCHEDULED_MESSAGE_WORKFLOW, ScheduledMessageInput
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.starts import START_TIMEOUT
 from everhook.errors import NotFound, NotScheduled
+from everhook.observability.metrics import SCHEDULED_REFUSED
 from everhook.publishing import schedules_store as store
 from everhook.publishing import store as messages
 from everhook.publishing.gates import compiled
@@ -131,6 +132,7 @@ class MessageSchedules:
             )
             accepted = await self._acceptor.deliver_scheduled(connection, publication)
             if isinstance(accepted, Refused):  # the transaction is rolled back
+                SCHEDULED_REFUSED.inc()
                 raise ScheduledDeliveryRefused(f"{accepted.field}: {accepted.message}")
             return accepted
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from everhook.contracts import DeliveryStatus
 from everhook.lifecycle import store as lifecycle_store
+from everhook.observability.metrics import REGISTRY
 from testing.api import JSON, Api, accepted, assert_problem, ok
 
 
@@ -262,14 +263,20 @@ async def test_a_scheduled_message_that_fails_holds_up_no_other(api: Api) -> Non
     assert await api.rows("SELECT message_gid FROM scheduled_message") == [(gids[0],)]
 
 
+def refusals() -> float:
+    return REGISTRY.get_sample_value("everhook_scheduled_refused_total") or 0.0
+
+
 async def test_a_scheduled_message_whose_endpoint_was_deleted_keeps_waiting(api: Api) -> None:
     await api.channel()
     alone = await api.endpoint()
     message = await publish(api, delaySeconds=60, endpointGid=alone["endpointGid"])
     assert (await api.delete(f"/v1/endpoints/{alone['endpointGid']}")).status_code == 204
     await api.change_rows("UPDATE scheduled_message SET deliver_at = '2026-01-01 00:00:00'")
+    before = refusals()
     for examined in (1, 0):
         assert await api.services.messages.schedules.deliver_overdue(timedelta(), 10) == (examined, 0)
+        assert refusals() == before + 1
     ((waits_until,),) = await api.rows("SELECT deliver_at FROM scheduled_message")
     assert str(waits_until) > "2026-02"
     shown = ok(await api.post(f"/v1/messages/{message['messageGid']}/cancel"))
