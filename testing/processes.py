@@ -54,6 +54,7 @@ def refusing_port() -> int:
 @functools.cache
 def _refusing_socket() -> socket.socket:
     bound = socket.socket()
+    atexit.register(bound.close)
     bound.bind(("127.0.0.1", 0))
     return bound
 
