@@ -61,7 +61,7 @@ _FIELDS = (
     ("alertSuccessRate", "successRateBelow", "Success rate below"),
     ("alertLatency", "latencyAboveMs", "Response time above"),
     ("alertOver", "overMinutes", "Time range"),
-    ("alertAttempts", "minAttempts", "Attempts at least"),
+    ("alertAttempts", "minAttempts", "Minimum attempts"),
     ("alertDeadLetters", "deadLettersAbove", "Dead letters above"),
 )
 """Of each limit the field, its name in the API, and what pages call it."""

@@ -31,8 +31,8 @@ from everhook.tenants.api_keys_store import BOUND_SCOPES, Scope
 PAGE = 50
 SCOPES = {
     Scope.PUBLISH: "Publish messages",
-    Scope.READ: "Look at everything",
-    Scope.ADMIN: "Everything, keys and channels included",
+    Scope.READ: "Read everything",
+    Scope.ADMIN: "Everything, including keys and channels",
 }
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/keys")

@@ -414,7 +414,7 @@ async def test_an_endpoint_is_created_its_secret_shown_once_changed_and_deleted(
 async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: Stage, page: Page) -> None:
     channel = await a_channel(stage)
     await page.goto("/endpoints/new")
-    await page.get_by_label("How it receives").select_option("poll")
+    await page.get_by_label("Delivery mode").select_option("poll")
     for other in ("URL", "Custom headers", "Due after hours"):
         await expect(page.get_by_label(other, exact=True)).to_be_hidden()
     await page.get_by_label("Channel").select_option(channel)
@@ -435,7 +435,7 @@ async def test_an_endpoint_without_a_url_shows_its_queue_and_consumers(stage: St
     await page.emulate_media(color_scheme="dark")
     assert await obstacles_on(page, CONTRAST_ALONE) == []
     await page.goto(f"/endpoints/{gid}/edit")
-    await page.get_by_label("Messages leased at most").fill("5")
+    await page.get_by_label("Maximum leased messages").fill("5")
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_text("Saved.")).to_be_visible()
 
@@ -445,7 +445,7 @@ async def test_a_secret_is_rotated_and_the_new_one_shown_once(stage: Stage, page
     await page.goto(f"/endpoints/{gid}")
     await page.get_by_role("button", name="Rotate secret").click()
     dialog = page.get_by_role("dialog", name="Rotate secret")
-    await dialog.get_by_label("The old secret signs for").select_option("3600")
+    await dialog.get_by_label("The old secret stays valid for").select_option("3600")
     await dialog.get_by_role("button", name="Rotate secret").click()
     await expect(page.get_by_text(re.compile("^whsec_")).first).to_be_visible()
     await page.goto(f"/endpoints/{gid}")
@@ -650,7 +650,7 @@ async def test_a_key_is_shown_once_and_its_revocation_ends_its_session_at_once(s
     name = f"key {uuid4().hex[:8]}"
     await page.goto("/keys")
     await page.get_by_label("Name").fill(name)
-    await page.get_by_label("Everything, keys and channels included").check()
+    await page.get_by_label("Everything, including keys and channels").check()
     await page.get_by_role("button", name="Create key").click()
     key = await page.get_by_role("status").locator("code").inner_text()
     async with stage.tab(signed_in=False) as other:

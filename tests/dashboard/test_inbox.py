@@ -543,4 +543,4 @@ async def test_an_inbox_is_created_and_edited_by_a_form(pages: Pages) -> None:
         wrong = await pages.send(f"/endpoints/{row.gid}/edit", **body)
         assert wrong.status_code == 422 and f'id="h-{field}" class="mistake"' in wrong.text
     page = (await pages.get(f"/endpoints/{row.gid}")).text
-    assert "Leased at most" not in page and f"/inbox?state=open&amp;inbox={row.gid}" in page
+    assert "Maximum leased" not in page and f"/inbox?state=open&amp;inbox={row.gid}" in page

@@ -749,7 +749,7 @@ async def test_an_endpoint_that_everhook_handles_is_created_shown_and_edited_wit
     await open_portal(pages, acme)
     handler = '{"kind": "chat", "url": "http://127.0.0.1:9999/s3cr3t", "text": "Order {id}"}'
     response = await pages.shown_after(await pages.send("/portal/endpoints/new", mode="internal", handler=handler))
-    assert "s3cr3t" not in response.text and "Order {id}" in response.text and "Leased at most" not in response.text
+    assert "s3cr3t" not in response.text and "Order {id}" in response.text and "Maximum leased" not in response.text
     (made,) = await pages.api.rows("SELECT gid, tenant_gid FROM endpoint WHERE mode = 'internal'")
     assert made.tenant_gid == acme
     form = (await pages.get(f"/portal/endpoints/{made.gid}/edit")).text
@@ -1177,7 +1177,7 @@ async def test_circuit_settings_are_edited_and_what_applies_is_shown(pages: Page
         "opens after 7 failures in a row, for 45 s to 10 min; when it closes, 5 to 100 parked deliveries a second are "
         "released; 5 d of failures disable the endpoint"
     )
-    for shown in (circuit, "<dt>Requests at a time</dt><dd>3</dd>"):
+    for shown in (circuit, "<dt>Concurrent requests</dt><dd>3</dd>"):
         assert shown in page.text
     [endpoint] = await pages.api.walk("/v1/endpoints")
     at = f"/endpoints/{endpoint['endpointGid']}/edit"
