@@ -298,8 +298,8 @@ UNAVAILABLE = ProblemType(
     "unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "Unavailable",
-    "The database or Temporal does not respond, or a stored filter cannot be evaluated. `detail` says whether "
-    "something may have been changed.",
+    "The database or Temporal does not respond, or a stored filter cannot be evaluated. Nothing was changed, unless "
+    "`detail` says that the call may still take effect.",
     "Send the same call again after `Retry-After`.",
 )
 INTERNAL_ERROR = ProblemType(

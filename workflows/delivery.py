@@ -500,8 +500,9 @@ class DeliveryWorkflow:
             ]
         )
         response = f" The last response was {self._last.response}." if self._last else ""
+        attempts = "1 attempt" if self._number == 1 else f"{self._number} attempts"
         workflow.set_current_details(
-            f"Dead letter after {self._number} attempts in round {input.round}: **{reason}**.{response} "
+            f"Dead letter after {attempts} in round {input.round}: **{reason}**.{response} "
             "Signals: `replay` for a new round, `discard` to give it up."
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from api.dashboard.pages import AdminDep, Pager, PageRoute, StoreDep, after, pager, render
+from api.dashboard.pages import OperatorDep, Pager, PageRoute, StoreDep, after, pager, render
 from api.dependencies import ServicesDep
 from everhook.ids import Kind, is_gid
 from everhook.storage.tables import AuditEntry
@@ -35,7 +35,7 @@ class ListView:
 @router.get("")
 async def show_list(
     request: Request,
-    viewer: AdminDep,
+    viewer: OperatorDep,
     services: ServicesDep,
     store: StoreDep,
     subject: str = "",

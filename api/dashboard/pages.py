@@ -48,7 +48,7 @@ NAVIGATION = (
     ("keys", "/keys", "Keys"),
 )
 TENANTS_SEE = frozenset({"overview", "endpoints", "inbox", "deliveries", "dead-letters", "event-types"})
-ADMINS_SEE = frozenset({"tenants", "audit", "keys"})
+ADMINS_SEE = frozenset({"tenants", "keys"})
 OPEN_TASKS_COUNTED = 100
 """The navigation shows no more than that."""
 

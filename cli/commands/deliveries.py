@@ -88,7 +88,8 @@ def show(
     delivery = session.api.call(calls.get_delivery(gid))
     shown: dict[str, Any] = {**delivery}
     if payload:
-        shown["payload"] = session.api.call(calls.get_message(delivery["messageGid"]))["payload"]
+        message = session.api.call(calls.get_message(delivery["messageGid"]))
+        shown |= {"payload": message["payload"], "payloadErasedAt": message["payloadErasedAt"]}
     if live:
         shown["live"] = session.api.call(calls.get_live_delivery(gid))
     session.out.show(shown, _detail)
@@ -197,7 +198,9 @@ def _detail(shown: dict[str, Any]) -> Group:
     parts: list[RenderableType] = [show_delivery(cast(Any, shown))]
     if "live" in shown:
         parts.append(_live(shown["live"]))
-    if "payload" in shown:
+    if shown.get("payloadErasedAt") is not None:
+        parts.append(pairs([("\npayload", f"erased at {when(shown['payloadErasedAt'])}")]))
+    elif "payload" in shown:
         parts += [Text("\npayload", style="dim"), lines(pretty_json(shown["payload"]))]
     return Group(*parts)
 

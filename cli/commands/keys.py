@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.command import epilog
 from cli.context import load_settings_here
+from cli.formatting import when
 from cli.options import AsJson
 from cli.output import Output
 
@@ -153,7 +154,7 @@ def _table(out: Output, keys: list[dict[str, Any]]) -> Table | str:
             scopes=" ".join(one["scopes"]),
             tenant=one["tenant"] or "",
             state=one["state"],
-            expires=one["expiresAt"] or "",
+            expires=when(one["expiresAt"]) or "never",
         )
     return rows.table
 

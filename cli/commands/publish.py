@@ -12,6 +12,7 @@ from cli.api_client.client import Fields
 from cli.command import Session, command
 from cli.errors import UsageError
 from cli.following import conclude, show_delivery, wait_for_end
+from cli.formatting import when
 from cli.options import EventType, json_value, read_file
 from cli.terminal_states import state
 from cli.terminal_text import printable
@@ -111,7 +112,9 @@ def _accepted(accepted: PublishedMessage) -> RenderableType:
     parts = [Text(f"{accepted['messageGid']}  {printable(accepted['type'])} on {printable(accepted['channel'])}")]
     if accepted["duplicate"]:
         parts.append(Text("  published before: nothing was sent again", style="yellow"))
-    if not accepted["deliveries"]:
+    if (deliver_at := accepted["deliverAt"]) is not None and not accepted["deliveries"]:
+        parts.append(Text(f"  its deliveries are created at {when(deliver_at)}", style="dim"))
+    elif not accepted["deliveries"]:
         parts.append(Text("  no subscription matches", style="yellow"))
     if (fault := accepted.get("validationError")) is not None:
         parts.append(Text(f"  does not fit the catalogue: {printable(fault)}", style="yellow"))

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console, Group, RenderableType
@@ -233,9 +234,17 @@ def _reason(event: EventNews) -> str:
     if event.kind == EventKind.CIRCUIT_OPENED:
         failures = data.get("failures", 0)  # fewer than open a circuit, if it was tripped
         return f"its messages wait; failures in a row: {failures}"
+    if event.kind == EventKind.HEALTH_CHANGED:
+        return f"{data.get('from', '')} → {data.get('to', '')}, score {data.get('score', '')}"
     if "threshold" in data:
-        return f"{data.get('state', '')}: {data.get('value', '')}, the threshold is {data['threshold']}"
+        about = str(data.get("alert") or data.get("state", "")).replace("_", " ")
+        return f"{about}: {_number(data.get('value'))}, the threshold is {_number(data['threshold'])}"
     return str(data.get("reason") or data.get("damage") or "")
+
+
+def _number(value: Any) -> str:
+    """At most three decimals: `0.409`, `1,200`."""
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, int | float) else "unknown"
 
 
 def _subject(event_type: str, endpoint: str) -> list[tuple[str, str]]:

@@ -140,7 +140,7 @@ class ReplayService:
         connection = await session.connection()
         routes = await self._acceptor.routes_to(connection, selection.channel, selection.endpoint_gid)
         if not routes:
-            raise InvalidField(FIELD, f"does not subscribe to {selection.channel}, so it misses nothing of it")
+            raise InvalidField(FIELD, f"has no subscription to {selection.channel}, so it misses no message of it")
         matched = erased = 0
         after, until = "", time.monotonic() + COUNT_S
         while True:

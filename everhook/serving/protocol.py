@@ -301,5 +301,8 @@ def _response(status: HTTPStatus, detail: str, *, retry: bool = False) -> bytes:
     """A problem document that ends the connection."""
     problem = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     body = json.dumps({**problem, "errors": []}).encode()
-    head = b"content-type: application/problem+json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
+    head = (
+        b"content-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\n"
+        b"content-length: %d\r\n" % len(body)
+    )
     return STATUS_LINE[status] + head + (b"retry-after: 1\r\n" if retry else b"") + b"\r\n" + body

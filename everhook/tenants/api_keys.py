@@ -121,7 +121,7 @@ async def _owner_of(session: Session, bound: Collection[BoundScope], tenant_gid:
         owner = owners.get(scope)
         if owner is None or tenant_gid not in (None, owner):
             where = "there is" if tenant_gid is None else "this tenant has"
-            what = "of the mode inbox" if scope.scope is Scope.TASKS else "whose deliveries are pulled"
+            what = "with the mode inbox" if scope.scope is Scope.TASKS else "with the mode poll or stream"
             raise InvalidField("scopes", f"{where} no endpoint {scope.endpoint_gid} {what}")
     if len(set(owners.values())) > 1:
         raise InvalidField("scopes", "name endpoints of more than one tenant")

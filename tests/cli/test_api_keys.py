@@ -113,7 +113,8 @@ def test_keys_are_listed_without_their_secrets_and_revoked_at_once(run: Run, dat
     gid = key[:29]
 
     _, listed, _ = run("keys", "list")
-    assert re.fullmatch(rf"key +name +scopes .*\n{gid}  {name}  (admin|publish|read| ){{5}}  +active *\n", listed)
+    row = rf"{gid}  {name}  (admin|publish|read| ){{5}}  +active +never"
+    assert re.fullmatch(rf"key +name +scopes .*\n{row} *\n", listed)
     assert key[29:] not in listed
     assert run("keys", "revoke", gid)[0] == 0
 

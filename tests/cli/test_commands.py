@@ -313,6 +313,8 @@ async def test_a_message_is_published_for_later_with_metadata_and_cancelled(
 ) -> None:
     await create_endpoint_for_receiver(everhook, at, channel)
     options = ("--metadata", "region=eu", "--metadata", "note=a=b", "--delay", "3600", "--no-retry")
+    printed = await everhook.ok("publish", channel, "{}", "--type", "order.created", *options)
+    assert "its deliveries are created at 20" in printed.out and "no subscription" not in printed.out
     gid = (await publish(everhook, channel, "{}", *options))["messageGid"]
     shown = ok(await live.api.get(f"/v1/messages/{gid}"))
     assert (shown["metadata"], shown["retry"]) == ({"region": "eu", "note": "a=b"}, False)
@@ -381,6 +383,9 @@ async def test_deliveries_are_listed_by_filters_and_shown_with_their_payload(
     watched = await everhook("deliveries", "watch", gid, "--json")
     assert watched.status == 0
     assert watched.json_lines[-1]["status"] == "delivered"
+    assert (await live.api.delete(f"/v1/messages/{watched.json_lines[-1]['messageGid']}/payload")).status_code == 204
+    erased = await everhook.ok("deliveries", "show", gid, "--payload")
+    assert "erased at 20" in erased.out and "null" not in erased.out
 
 
 async def test_one_dead_letter_is_shown_replayed_and_discarded(

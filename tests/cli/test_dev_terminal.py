@@ -22,9 +22,9 @@ def printed(event: EventNews) -> str:
     return output.getvalue()
 
 
-def event(kind: str) -> EventNews:
+def event(kind: str, data: dict[str, Any] = DATA) -> EventNews:
     """An event without a delivery and without an endpoint."""
-    return EventNews(kind, NOW, DATA, delivery_gid=None, event_type=None, url=None, description=None)
+    return EventNews(kind, NOW, data, delivery_gid=None, event_type=None, url=None, description=None)
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind in EventKind if kind is not EventKind.CHECKPOINT), "what.is_new"])
@@ -34,7 +34,16 @@ def test_an_event_without_a_subject_has_no_blank_column(kind: str) -> None:
 
 
 def test_a_threshold_shows_the_value_that_crossed_it() -> None:
-    assert "raised: 12.0, the threshold is 10" in printed(event(EventKind.DEAD_LETTERS))
+    assert "raised: 12, the threshold is 10" in printed(event(EventKind.DEAD_LETTERS))
+    data = {"alert": "success_rate", "value": 0.4090909090909091, "threshold": 0.9}
+    assert "success rate: 0.409, the threshold is 0.9" in printed(event(EventKind.ALERT_RAISED, data))
+    data = {"alert": "dead_letters", "value": None, "threshold": 1_200}
+    assert "dead letters: unknown, the threshold is 1,200" in printed(event(EventKind.ALERT_CLEARED, data))
+
+
+def test_a_change_of_health_shows_the_levels_and_the_score() -> None:
+    data = {"from": "healthy", "to": "failing", "score": 52, "components": []}
+    assert "healthy → failing, score 52" in printed(event(EventKind.HEALTH_CHANGED, data))
 
 
 def test_checkpoints_which_come_twice_a_minute_are_not_printed() -> None:

@@ -355,7 +355,7 @@ async def test_a_task_is_handed_over_and_commented_on(pages: Pages) -> None:
     page = (await pages.get(f"/inbox/{gid}")).text
     assert "asked the supplier" in page and "on leave" in page
     why = f"Only bo may decide {gid}."
-    assert f"{why} Sign in with a key of one of them." in page and 'name="outcome"' not in page
+    assert f"{why} Sign in with the key of an assignee." in page and 'name="outcome"' not in page
     assert '<span title="with EVERHOOK_API_KEY">admin' in page and "environment" not in page
     refused = await pages.send(f"/inbox/{gid}/decide", outcome="approved", version="2")
     assert refused.status_code == 403 and why in refused.text
@@ -506,7 +506,7 @@ async def test_a_portal_shows_the_tasks_of_its_tenant_to_the_person_whom_the_lin
     assert (await of_task(api, gids["acme"]))["decidedBy"] == "ann"
     anonymous = created(await api.post("/v1/tenants/globex/portal-link"))["url"]
     await pages.http.post("/portal/open", data={"token": anonymous.rpartition("/")[2]})
-    assert "Open the portal by a link for one of them." in (await pages.get(f"/portal/inbox/{gids['globex']}")).text
+    assert "Open the portal by a link for an assignee." in (await pages.get(f"/portal/inbox/{gids['globex']}")).text
 
 
 async def test_tokens_of_links_are_of_their_own_kind(pages: Pages) -> None:

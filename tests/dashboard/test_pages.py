@@ -121,6 +121,7 @@ async def test_a_read_only_user_is_shown_no_buttons_and_refused(pages: Pages) ->
     assert page.status_code == 200 and "Send a test message" not in page.text
     assert (await pages.send(f"/endpoints/{gid}/delete")).status_code == 403
     assert (await pages.get("/keys")).status_code == 403
+    assert "endpoint.created" in (await pages.get("/audit")).text, "as GET /v1/audit"
     assert (await pages.api.get(f"/v1/endpoints/{gid}")).status_code == 200
 
 

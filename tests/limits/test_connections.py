@@ -66,6 +66,7 @@ async def test_endless_headers_trailers_and_chunk_extensions_are_refused(
 
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
     assert response.json()["status"] == status
     assert await client.rest() == b""
     flood.cancel()

@@ -261,7 +261,7 @@ async def test_an_invalid_replay_is_refused_and_the_response_names_the_field(api
         return str(assert_problem(response, status, field)["detail"])
 
     await refused(422, "endpointGid", mode="missing")
-    assert "does not subscribe" in await refused(422, "endpointGid", mode="missing", endpointGid=other)
+    assert "has no subscription" in await refused(422, "endpointGid", mode="missing", endpointGid=other)
     await refused(422, "tenant", endpointGid=endpoint, tenant="default")
     await refused(422, "tenant", tenant="nobody")
     await refused(422, "endpointGid", endpointGid=endpoint[:-1] + ("0" if endpoint[-1] != "0" else "1"))
