@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api.api_keys.schemas import ApiKey, ApiKeyCreated, ApiKeyIn
 from api.dependencies import Paging, Principal, ServicesDep, Store
@@ -38,7 +38,7 @@ async def get_api_key(gid: Gid, services: ServicesDep, store: Store) -> ApiKey:
         return ApiKey.of(await services.api_keys.get(session, gid))
 
 
-@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def revoke_api_key(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Revoke a key. After the response it opens nothing, at any process."""
     async with store.writing() as session:

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api import problem_types, render
 from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
@@ -78,7 +78,12 @@ async def update_channel(
     return response
 
 
-@router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, responses=documents(problem_types.CHANNEL_IN_USE))
+@router.delete(
+    "/{name}",
+    status_code=HTTPStatus.NO_CONTENT,
+    response_class=Response,
+    responses=documents(problem_types.CHANNEL_IN_USE),
+)
 async def delete_channel(name: Name, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete a channel that has no subscriptions. Deliveries that were accepted before go on."""
     async with store.writing() as session:

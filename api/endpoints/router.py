@@ -4,7 +4,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Response
 
 from api import problem_types, render
 from api.callers import Caller
@@ -76,7 +76,7 @@ async def update_endpoint(
     return render.endpoint(await services.endpoints.change(store, caller.actor, gid, body.changes()))
 
 
-@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def delete_endpoint(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete an endpoint and its subscriptions. Its open deliveries are dead-lettered as `endpoint_deleted`."""
     await services.endpoints.delete(store, caller.actor, gid)

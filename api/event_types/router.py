@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
 from api import problem_types
 from api.dependencies import Paging, Principal, ServicesDep, Store
@@ -106,7 +106,7 @@ async def update_event_type(
     return EventTypeOut.of(await services.event_types.update(store, caller.actor, name, changes))
 
 
-@router.delete("/{name:path}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{name:path}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def delete_event_type(name: Name, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete an event type from the catalogue. Messages of the type stay; to keep its description, archive it."""
     async with store.writing() as session:

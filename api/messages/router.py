@@ -280,7 +280,7 @@ async def get_message(gid: Gid, services: ServicesDep, store: Store) -> Response
     return render.with_payload(MessageDetail.of_detail(detail), detail.message.payload)
 
 
-@router.delete("/messages/{gid}/payload", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/messages/{gid}/payload", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def erase_message_payload(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Erase its content at once: the payload, and the responses of endpoints to it. Hashes and receipts stay.
 

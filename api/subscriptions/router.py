@@ -4,7 +4,7 @@ import asyncio
 from http import HTTPStatus
 from typing import cast
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api import problem_types, render
 from api.dependencies import Paging, Principal, ServicesDep, Store
@@ -84,7 +84,7 @@ async def update_subscription(
         return render.subscription(await services.subscriptions.change(session, caller.actor, gid, changes))
 
 
-@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def delete_subscription(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
     """Delete a subscription. Deliveries that were accepted before go on."""
     async with store.writing() as session:

@@ -8,7 +8,7 @@ import pytest
 
 from api.schemas import ApiModel
 from everhook import __version__
-from testing.api import JSON, Api, assert_problem, ok, openapi_document
+from testing.api import JSON, Api, accepted, assert_problem, created, ok, openapi_document
 
 OPERATIONS = {
     "GET /livez", "GET /readyz", "GET /version",
@@ -298,3 +298,27 @@ def references_in(node: Any) -> list[str]:
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [reference for value in node.values() for reference in references_in(value)]
     return [reference for value in node for reference in references_in(value)] if isinstance(node, list) else []
+
+
+async def test_a_response_without_content_has_no_content_type(api: Api, document: JSON) -> None:
+    await api.channel()
+    await api.channel("unused")
+    endpoint = (await api.endpoint())["endpointGid"]
+    key = created(await api.post("/v1/api-keys", {"name": "billing", "scopes": ["publish"]}))
+    created(await api.post("/v1/event-types", {"name": "order.created"}))
+    subscription = created(await api.post("/v1/subscriptions", {"endpointGid": endpoint, "channel": "orders"}))
+    message = accepted(await api.try_publish({"payload": {}, "type": "order.created"}))
+    paths = {
+        "/v1/channels/{name}": "/v1/channels/unused",
+        "/v1/messages/{gid}/payload": f"/v1/messages/{message['messageGid']}/payload",
+        "/v1/subscriptions/{gid}": f"/v1/subscriptions/{subscription['subscriptionGid']}",
+        "/v1/endpoints/{gid}": f"/v1/endpoints/{endpoint}",
+        "/v1/api-keys/{gid}": f"/v1/api-keys/{key['keyGid']}",
+        "/v1/event-types/{name}": "/v1/event-types/order.created",
+    }
+    empty = {name for name, operation in operations_of(document).items() if "204" in operation["responses"]}
+    assert empty == {f"DELETE {path}" for path in paths}
+    for path in paths.values():
+        response = await api.delete(path)
+        assert (response.status_code, response.content) == (204, b"")
+        assert "content-type" not in response.headers, path
