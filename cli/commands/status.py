@@ -154,7 +154,8 @@ def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | S
     named = "; ".join(
         f"{one['endpointGid']} {one['url'] or visible(one['description'])}".strip() for one in bad[:NAMED]
     )
-    return warning("endpoints", f"{counts} of {total:,}: {printable(named)}", "everhook endpoints show ep_…")
+    look = f"everhook endpoints show {bad[0]['endpointGid']}" if bad else "everhook endpoints list"
+    return warning("endpoints", f"{counts} of {total:,}" + (f": {printable(named)}" if named else ""), look)
 
 
 _CIRCUITS = {"open": "with an open circuit", "halfOpen": "half-open"}
