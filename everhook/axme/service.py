@@ -315,7 +315,7 @@ class IntentService:
         lease = str(QueueLease(delivery.gid, delivery.round, intent.lease.number if intent.lease is not None else 1))
         line: Ack | Nack
         if status is IntentStatus.COMPLETED:
-            line = Ack(lease, result)
+            line = Ack(lease, result, needs_open_round=True)
         else:
             line = Nack(lease, orjson.loads(result), dead_letter=True, needs_lease=False)
         async with scope.reading() as session:
@@ -351,6 +351,8 @@ class IntentService:
             delivery = await get_delivery(session, gid)
             if delivery is None:
                 raise NotFound("intent", str(intent.id))
+            if row is not None and row.is_round_over:
+                raise Conflict("The intent is over: its delivery has failed.")
             if delivery.status not in _OPEN:  # a consumer or a person was faster
                 raise Conflict(f"The intent is over: its delivery is {delivery.status}.")
             await discard(session, gid, OperatorAction(actor.name, reason[:MAX_REASON]))

@@ -174,10 +174,12 @@ class Held(StrEnum):
 
 @dataclass(frozen=True)
 class Ack:
-    """The delivery is done. `result` is JSON for the sender of the message."""
+    """The delivery is done. `result` is JSON for the sender of the message. `needs_open_round`: after the last attempt
+    failed it does not count, as it would until the delivery is a dead letter."""
 
     lease: str
     result: bytes | None = None
+    needs_open_round: bool = False
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,11 @@ class QueueRow:
         """Whether a lease was handed out whose end is not recorded."""
         return self.consumer is not None
 
+    @property
+    def is_round_over(self) -> bool:
+        """Whether the last attempt is recorded, without success: the workflow is about to dead-letter the delivery."""
+        return self.is_last and not self.is_leased
+
     def ends_round(self, moment: datetime) -> bool:
         """Whether nothing follows if this lease has expired by `moment`: no attempt is left, or the next one would be
         after the window."""

@@ -648,6 +648,8 @@ class _Desk:
     def _ack(self, ack: Ack, row: QueueRow) -> LeaseResult:
         """An acknowledgement counts even if another consumer holds the delivery now: the work was done,
         and refusing it would have it done again."""
+        if ack.needs_open_round and row.is_round_over:
+            return LeaseResult(ack.lease, LeaseStatus.CONFLICT, detail="its delivery has failed")
         number = row.newest_number
         ended = _Ended(Verdict.DELIVERED, number, self._moment, address=self._address, result=ack.result)
         self._end(row, ended)
@@ -658,8 +660,7 @@ class _Desk:
         return LeaseResult(ack.lease, LeaseStatus.ACKED)
 
     def _nack(self, nack: Nack, row: QueueRow) -> LeaseResult:
-        if row.is_last and not row.is_leased:
-            # Its workflow is about to dead-letter it.
+        if row.is_round_over:
             return LeaseResult(nack.lease, LeaseStatus.NACKED, duplicate=True)
         scheduled = row.available_at - row.lease_until if row.lease_until is not None else timedelta()
         next_at = self._moment + max(scheduled, nack.retry_after or timedelta())

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +22,10 @@ from axme import (  # type: ignore[import-untyped]
 )
 
 from api.main import end_streams
+from everhook.audit.store import Actor
 from everhook.axme.intents import IntentStatus
 from everhook.axme.service import IntentViewer
+from everhook.errors import Conflict
 from everhook.ids import Kind, gid_of
 from everhook.settings import Settings
 from testing.api import API_KEY, JSON, Api, created, ok, openapi_document, running_api
@@ -236,6 +239,34 @@ async def test_a_reply_is_sent_once(running: Served, agent: str) -> None:
         "result": {"shipped": True},
     }
     assert await poll(running.api, await running.endpoint(back)) == []
+
+
+@pytest.mark.parametrize(("first", "status"), [("complete", "COMPLETED"), ("fail", "FAILED"), ("cancel", "CANCELED")])
+@pytest.mark.parametrize("second", ["complete", "fail", "cancel"])
+async def test_of_two_that_settle_an_intent_at_once_the_later_changes_nothing(
+    running: Served, agent: str, first: str, status: str, second: str
+) -> None:
+    """Both have read the intent before either settles it."""
+    services, replies = running.api.services, f"{agent}-replies"
+    scope, actor = services.scope_of(None), Actor("carol")
+    intent_id = await running.send(agent, reply_to=replies)
+    intent = await services.intents.find(scope, IntentViewer(), UUID(intent_id))
+
+    async def settle(how: str) -> None:
+        if how == "complete":
+            await services.intents.complete(scope, actor, intent, b"{}")
+        elif how == "fail":
+            await services.intents.fail(scope, actor, intent, "no stock")
+        else:
+            await services.intents.cancel(scope, actor, intent, "not needed")
+
+    await settle(first)
+    # A second cancel at the same time is refused, too; a later one is not.
+    with nullcontext() if first == second != "cancel" else pytest.raises(Conflict):
+        await settle(second)
+    assert (await running.get(intent_id))["status"] == status
+    items = ok(await running.api.get(f"/v1/endpoints/{await running.endpoint(replies)}/poll"))["data"]
+    assert [item["payload"]["payload"]["status"] for item in items] == [status]
 
 
 async def test_a_person_is_asked_and_decides(running: Served, agent: str) -> None:
