@@ -89,7 +89,7 @@ async def show_list(
 async def act_on_selected(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    """Replay or discard those that are ticked. What cannot be undone is asked again."""
+    """Replay or discard the dead letters that are ticked. A discard cannot be undone, so it has to be confirmed."""
     decision, gids = _decision(form), form.all("gid")
     chosen = filters.chosen_of(DeadLetterSelection, form.values)
     back = "/dead-letters" + query(chosen)

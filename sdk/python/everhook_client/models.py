@@ -2287,7 +2287,7 @@ class ChannelIn(TypedDict):
 
 class ChannelPatch(TypedDict):
     """
-    At least one of them; what is absent stays as it is.
+    At least one field is required. A field that is absent keeps its value.
     """
 
     policy: NotRequired[Policy | None]
