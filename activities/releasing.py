@@ -81,8 +81,8 @@ class ReleasingActivities:
         )
 
     async def _give_up_pulled(self, input: ReleaseParkedInput) -> int:
-        """Have queued deliveries of an endpoint that is given up dead-lettered by their workflows. Those that were
-        signalled are handed out no more, and are not found again."""
+        """Signal the workflows of queued deliveries of an endpoint that is given up, so that they dead-letter them.
+        These deliveries are no longer handed out, and the next call does not find them."""
         async with self._database.read_connection() as connection:
             gids = await queue.queued_of(connection, input.endpoint_gid, input.limit)
             deliveries = await load_inputs_of(connection, self._defaults, gids) if gids else []
@@ -118,7 +118,7 @@ class ReleasingActivities:
     async def _signal(self, deliveries: Sequence[DeliveryInput], release: ReleaseInput) -> None:
         """Signal the workflows. This comes before `mark_released`, so that no delivery is marked but not signalled.
 
-        One whose signal Temporal refuses is marked, too: the reconciler starts it, and it holds up no other.
+        A delivery whose signal Temporal refuses is marked as well: the reconciler starts it, and no other waits for it.
         """
         slots = asyncio.Semaphore(RELEASE_CONCURRENCY)
 

@@ -150,7 +150,7 @@ class _Pace:
         self._due = time.monotonic()
 
     async def wait(self, count: int = 1) -> None:
-        """Wait for the time of the next `count` deliveries. What a page took is caught up on."""
+        """Wait for the time of the next `count` deliveries. The time that a page took is subtracted from the wait."""
         await _pause(self._due - time.monotonic())
         rate = self.rate * (RATE_WITH_FRESH if self._traffic.flows else 1.0)
         self._due = max(self._due, time.monotonic() - PAGE_S) + count / rate

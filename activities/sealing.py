@@ -16,7 +16,7 @@ from everhook.storage.keyring import DecryptionError, KeyRing
 from everhook.storage.tables import now
 
 CONCURRENCY = 6
-"""Of the connections of a process, which are ten: the others stay free for attempts."""
+"""Tenants whose logs are extended at once. A process has ten connections; the others stay free for attempts."""
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class SealingActivities:
 
         async def seal(tenant_gid: str) -> bool:
             async with slots:
-                if failures:  # what fails for one tenant here fails for all
+                if failures:  # the database is unavailable, or a key is missing: this affects all tenants
                     return False
                 try:
                     return await self._seal(tenant_gid, summary)

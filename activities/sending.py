@@ -28,7 +28,7 @@ class SendingActivities:
 
     @activity.defn(name="run_handler")
     async def run_handler(self, input: HandlerInput) -> HandlerResult:
-        """The same for a delivery that Everhook handles itself. Its attempt may be due only later."""
+        """Make one attempt of a delivery that Everhook handles itself. Returns without one if it is not due yet."""
         tries = activity.info().attempt
         with self._share.taken(input.attempt.endpoint_gid, tries):
             return await self._sender.handle(input, tries)

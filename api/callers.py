@@ -60,7 +60,7 @@ class Access:
     narrowed: bool = False
 
     def check(self, caller: Caller, method: str, gid: str | None = None) -> None:
-        """Raise 403, naming the scopes that would do. `gid` is that in the path."""
+        """Raise 403 that names the scopes that are enough. `gid` is that of the endpoint in the path."""
         if not self.admits(caller, method, gid):
             scopes = self._enough(method) | ({self.bound} if self.bound is not None else set())
             named = " or ".join(f"`{_shown(scope)}`" for scope in sorted(scopes))

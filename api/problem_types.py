@@ -116,7 +116,7 @@ CHANNEL_IN_USE = ProblemType(
     "channel-in-use",
     HTTPStatus.CONFLICT,
     "Channel in use",
-    "Subscriptions lead from the channel, or it is one of Everhook's own.",
+    "The channel has subscriptions, or it is one of Everhook's own.",
     "Delete the subscriptions first. Everhook's own channels cannot be deleted.",
 )
 EVENT_TYPE_EXISTS = ProblemType(
@@ -144,14 +144,14 @@ TOO_MANY_SECRETS = ProblemType(
     "too-many-secrets",
     HTTPStatus.CONFLICT,
     "Too many secrets",
-    "The endpoint has as many signing secrets as it may have.",
+    "The endpoint has the maximum number of signing secrets.",
     "Wait for one to end, or rotate with `gracePeriodSeconds` 0.",
 )
 QUOTA_EXCEEDED = ProblemType(
     "quota-exceeded",
     HTTPStatus.CONFLICT,
     "Quota exceeded",
-    "The tenant or the endpoint has as many subscriptions as it may have, or the catalogue as many event types.",
+    "The maximum number of subscriptions (of a tenant or an endpoint), event types or AXME agents is reached.",
     "Delete some, or raise the setting that `detail` names.",
 )
 IDEMPOTENCY_KEY_REUSED = ProblemType(
@@ -201,7 +201,7 @@ GATE_NOT_PASSED = ProblemType(
     HTTPStatus.CONFLICT,
     "Gate not passed",
     "The message waits for the decisions of its gate, or was declined there, so it cannot be sent again.",
-    "Wait for the decisions. Publish a message that was declined anew.",
+    "Wait for the decisions. To send a declined message, publish it again as a new message.",
 )
 NOT_SCHEDULED = ProblemType(
     "not-scheduled",
@@ -215,7 +215,7 @@ NOT_RELEASED = ProblemType(
     HTTPStatus.CONFLICT,
     "Not released",
     "The message waits for its time of delivery, or was cancelled before it, so there is nothing to send again.",
-    "Wait for its `deliverAt`. Publish a message that was cancelled anew.",
+    "Wait for its `deliverAt`. To send a cancelled message, publish it again as a new message.",
 )
 RECEIPT_ARCHIVED = ProblemType(
     "receipt-archived",
@@ -263,21 +263,21 @@ RATE_LIMITED = ProblemType(
     "rate-limited",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Rate limited",
-    "This API key, or the tenant that it publishes for, has published as many messages as it may for now.",
+    "The call exceeds the publish rate of this API key, or of the tenant that it publishes for.",
     "Send the same call again after `Retry-After`.",
 )
 TOO_MANY_STREAMS = ProblemType(
     "too-many-streams",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Too many streams",
-    "The endpoint, or the process that took the call, has as many streams, or calls that wait, as it may have.",
+    "The endpoint, or the process that took the call, has the maximum number of streams or of waiting calls.",
     "Call again after `Retry-After`. One stream with a larger `prefetch` does the work of several.",
 )
 BULK_OPERATION_RUNNING = ProblemType(
     "bulk-operation-running",
     HTTPStatus.TOO_MANY_REQUESTS,
     "Bulk operation running",
-    "As many bulk operations as may run at once are running. Nothing was started.",
+    "The maximum number of bulk operations is running. Nothing was started.",
     "Send the same call again after `Retry-After`.",
 )
 TEMPORAL_BUSY = ProblemType(

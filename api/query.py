@@ -25,7 +25,9 @@ EndpointGids = Annotated[
     Query(
         alias="endpointGid",
         max_length=MAX_VALUES,
-        description="A gid, or as much of a URL or a description as one endpoint alone has. Given several times: any.",
+        description=(
+            "A gid, or a part of a URL or description that matches exactly one endpoint. Given several times: any."
+        ),
     ),
 ]
 MessageGids = Annotated[

@@ -155,7 +155,7 @@ Gid = Annotated[str, StringConstraints(pattern=patterns.GID)]
 EndpointRef = Annotated[
     str,
     StringConstraints(min_length=1, max_length=2_000, pattern=patterns.NO_CONTROL),
-    Field(description="A gid, or what one endpoint alone has in its URL or description."),
+    Field(description="A gid, or a part of a URL or description that matches exactly one endpoint."),
 ]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=patterns.NO_NUL)]
 Delay = Annotated[Number, Field(ge=0, le=rules.MAX_DELAY.total_seconds())]
@@ -285,7 +285,10 @@ class AlertSettings(ApiModel):
         None, ge=1, le=alerts.MAX_OVER.total_seconds() / 60, description="The time range of rate and response time."
     )
     min_attempts: Integer | None = Field(
-        None, ge=1, le=1_000_000, description="With fewer attempts in that time these two are not judged."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="With fewer attempts (or responses) within `overMinutes`, success rate and latency raise no alert.",
     )
     dead_letters_above: Integer | None = Field(
         None, ge=0, le=alerts.MAX_DEAD_LETTERS, description="Dead letters of the endpoint that wait."

@@ -113,7 +113,7 @@ class ChannelExists(Conflict):
 
 
 class ChannelInUse(Conflict):
-    """Subscriptions lead from the channel, or Everhook itself needs it."""
+    """The channel has subscriptions, or Everhook itself needs it."""
 
 
 class EventTypeExists(Conflict):
@@ -125,11 +125,11 @@ class EndpointDeleted(Conflict):
 
 
 class TooManySecrets(Conflict):
-    """As many secrets as an endpoint may have sign already."""
+    """The endpoint has the maximum number of signing secrets."""
 
 
 class QuotaExceeded(Conflict):
-    """The tenant, or the endpoint, has as many of these as it may have."""
+    """The maximum number of these, in a tenant, at an endpoint or in the catalogue, is reached."""
 
 
 class IdempotencyKeyReused(Conflict):
@@ -204,7 +204,7 @@ class TryLater(DomainError):
 
 
 class BulkOperationRunning(TryLater):
-    """As many bulk operations as may run at once are running."""
+    """The maximum number of bulk operations is running."""
 
     retry_after = timedelta(seconds=10)
 
@@ -222,7 +222,7 @@ class Quota:
 
 
 class RateLimited(TryLater):
-    """The key, or the tenant that it publishes for, has published as much as it may for now."""
+    """The call exceeds the publish rate of the key, or of the tenant that it publishes for."""
 
     def __init__(self, detail: str, quota: Quota) -> None:
         super().__init__(detail, timedelta(seconds=max(1, quota.reset_s)))
@@ -230,11 +230,11 @@ class RateLimited(TryLater):
 
 
 class TooManyStreams(TryLater):
-    """The endpoint, or the process, has as many streams as it may have."""
+    """The endpoint, or the process, has the maximum number of streams or of waiting calls."""
 
 
 class BacklogFull(TryLater):
-    """As many accepted deliveries as may wait are waiting to be started."""
+    """Too many accepted deliveries wait to be started."""
 
     retry_after = timedelta(seconds=30)
 

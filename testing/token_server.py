@@ -31,7 +31,7 @@ class Issued:
 
 @dataclass
 class TokenRules:
-    """What a server issues, and to clients that present their secret in which way. `token`: always this one."""
+    """The tokens that a server issues, and the client authentication that it accepts. `token`: always this one."""
 
     expires_in: Any = 3600
     takes_header: bool = True
@@ -72,7 +72,7 @@ class TokenServer(Receiver):
         return any(each.value == token and time.monotonic() < each.ends_at for each in self.issued)
 
     def revoke(self) -> None:
-        """End all tokens at once, without a word to those who have them."""
+        """End all tokens at once. Their clients are not notified."""
         for each in self.issued:
             each.ends_at = 0.0
 

@@ -41,10 +41,10 @@ FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
 
 GIVE_UP_BATCH = 500
 CIRCUIT_SETTINGS = "circuit-settings"
-"""The id of the patch: circuits with the settings of their endpoint and its channels."""
+"""The id of the patch that applies the settings of an endpoint and its channels to the circuit."""
 
 ENABLED_DURING_GIVE_UP = "enabled-during-give-up"
-"""The id of the patch: an endpoint that is enabled again gives up no more of its parked deliveries."""
+"""The id of the patch that stops giving up parked deliveries once their endpoint is enabled again."""
 
 MAX_UPDATES = 1_000
 """Temporal's limit is 2,000 updates for each run; continue as new well before it."""
@@ -221,7 +221,7 @@ class EndpointWorkflow:
             self._probe_due = self._circuit.probes
 
     def _become(self, circuit: Circuit) -> None:
-        """Change to a state, and start what it means for the parked deliveries."""
+        """Change to a state, and begin to release, probe with or give up the parked deliveries accordingly."""
         before, self._circuit = self._circuit, circuit
         if not before.sends and circuit.sends:
             self._begin_release_if_flowing()

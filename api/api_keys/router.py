@@ -40,6 +40,6 @@ async def get_api_key(gid: Gid, services: ServicesDep, store: Store) -> ApiKey:
 
 @router.delete("/{gid}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
 async def revoke_api_key(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> None:
-    """Revoke a key. After the response it opens nothing, at any process."""
+    """Revoke a key. Every process rejects it once the call has returned."""
     async with store.writing() as session:
         await services.api_keys.revoke(session, caller.actor, gid)

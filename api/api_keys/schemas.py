@@ -32,7 +32,7 @@ class ApiKeyIn(ApiModel):
         }
     )
 
-    name: str = Field(description="Whose key it is; recorded with what they do.")
+    name: str = Field(description="Who uses the key. The name is recorded with each action.")
     scopes: list[Annotated[str, Field(pattern=patterns.SCOPE)]] = Field(
         default_factory=list,
         description=(

@@ -42,7 +42,7 @@ _KINDS: Mapping[str, str] = {
 _DECLINES = frozenset(
     {"rejected", "denied", "declined", "failed", "changes_requested", "canceled", "cancelled", "refused", "no"}
 )
-"""Outcomes that mean no. AXME has names alone."""
+"""The names of outcomes that decline. AXME's outcomes have no `effect`, only names."""
 
 _FIELDS: Mapping[str, str] = {
     "human_task.outcomes": "human_task.allowed_outcomes",
@@ -114,7 +114,7 @@ def _task(body: IntentBody, asked: HumanTask) -> dict[str, Any]:
 
 
 def _named_by_axme(field: str) -> str:
-    """The name that the sender knows a field of a task by."""
+    """AXME's name of a field of a task."""
     for name, axme in _FIELDS.items():
         if field.startswith(name):
             return axme + field.removeprefix(name)

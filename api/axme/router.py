@@ -236,7 +236,7 @@ def _check_status(wanted: str | None) -> None:
 
 
 def _viewer(caller: Caller) -> IntentViewer:
-    """What a caller sees, apart from the bounds of its tenant."""
+    """The intents that a caller may see; the caller's tenant limits them further."""
     if not caller.scopes.isdisjoint({Scope.ADMIN, Scope.READ, Scope.TENANT}):
         return IntentViewer()
     if Scope.PUBLISH in caller.scopes:

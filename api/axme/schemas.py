@@ -1,4 +1,4 @@
-"""Bodies of AXME's clients. JSON in them stays the very bytes that came."""
+"""Bodies of AXME's clients. JSON in them keeps the bytes that were received."""
 
 from datetime import datetime
 from typing import Any

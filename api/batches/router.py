@@ -37,9 +37,9 @@ async def replay_channel(
 ) -> Replay:
     """Send the messages of a time range again: those that failed, all, or those that an endpoint never had.
 
-    A workflow opens the rounds at a bounded rate; `GET /v1/batches/{gid}` shows its progress. What is in progress is
-    left alone, and payloads that were erased are skipped. Circuits and rate limits apply, and fresh messages come
-    first. A key with the scope `publish` alone replays what was published with it.
+    A workflow opens the rounds at a bounded rate; `GET /v1/batches/{gid}` shows its progress. Deliveries in
+    progress are not changed, and payloads that were erased are skipped. Circuits and rate limits apply, and fresh
+    messages come first. A key with only the scope `publish` replays the messages that were published with it.
     """
     planned = await services.replays.plan(store, viewer_of(caller), body.request(name))
     if body.dry_run or planned.is_empty:

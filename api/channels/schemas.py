@@ -54,7 +54,7 @@ class ChannelIn(ApiModel):
 
 
 class ChannelPatch(ApiModel):
-    """At least one of them; what is absent stays as it is."""
+    """At least one field is required. A field that is absent keeps its value."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"policy": {"preset": "patient"}}]})
 

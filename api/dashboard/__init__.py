@@ -41,7 +41,7 @@ __all__ = ["close", "end_streams", "for_browsers", "install", "warm_up"]
 
 PUBLIC_FORMS = (sign_in.sign_in, sign_in.choose_theme, sign_in_link.exchange, portal.exchange)
 MAX_PUBLIC_FORM = 8 * 1024
-"""Bytes. They need no session. The longest has an API key or the token of a link, and the page to return to."""
+"""In bytes. These forms need no session. The longest has an API key or a link's token, and the page to return to."""
 
 LARGE_FORMS: Mapping[Callable[..., Any], int] = {
     event_type_forms.create: event_type_forms.MAX_FORM,

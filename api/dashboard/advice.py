@@ -1,4 +1,4 @@
-"""What a page that failed says to do, and where it leads."""
+"""What error pages advise, and the buttons that lead on."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,7 +24,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class NextAction:
-    """A button of the page: out of here."""
+    """A button of an error page that leads to another one."""
 
     label: str
     address: str
@@ -49,7 +49,7 @@ def address_of_page(request: Request, base: str) -> str:
 def ways(
     request: Request, problem: Problem, base: str, sections: dict[str, str], *, is_signed_in: bool
 ) -> list[NextAction]:
-    """The likeliest first. `sections` are the addresses of the lists, with their names."""
+    """The buttons of an error page, the likeliest first. `sections` are the addresses of lists, with their names."""
     found: list[NextAction] = []
     shown = address_of_page(request, base)
     if request.method not in ("GET", "HEAD"):

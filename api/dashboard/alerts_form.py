@@ -38,22 +38,22 @@ def lines(applied: AppliedLimits, owner: LimitSource = LimitSource.ENDPOINT) -> 
 
 
 def hints(inherited: AppliedLimits | None) -> dict[str, str]:
-    """What is said below each field, by the field: an example, and what applies if it is empty. None: that is not
-    known yet."""
+    """The hint below each field, by the field: an example, and the value that applies if the field is empty.
+    `inherited` None: that value is not known yet."""
     applied = {line.field: f". Empty: {line.value}, {line.source}" for line in lines(inherited)} if inherited else {}
     said = {field: example + applied.get(field, "") for field, example in _EXAMPLES.items()}
     return {field: hint.replace(" %", "\N{NO-BREAK SPACE}%") for field, hint in said.items()}
 
 
 def fields(alerts: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the form is filled with."""
+    """The values of the form's fields."""
     given = alerts or {}
     return {field: _written(key, given[key]) if key in given else "" for field, key, _ in _FIELDS}
 
 
 def alerts(form: Form) -> dict[str, float | None] | None:
-    """As a request spells them, for `AlertSettings`; None if no field has a value. Raises a Problem that names the
-    field."""
+    """The limits as a request has them, for `AlertSettings`; None if no field has a value. Raises a Problem that names
+    the field."""
     return {key: _read(key, form.get(field), field) for field, key, _ in _FIELDS if field in form} or None
 
 
@@ -64,7 +64,7 @@ _FIELDS = (
     ("alertAttempts", "minAttempts", "Minimum attempts"),
     ("alertDeadLetters", "deadLettersAbove", "Dead letters above"),
 )
-"""Of each limit the field, its name in the API, and what pages call it."""
+"""For each limit: its field, its name in the API, and its label on pages."""
 
 _EXAMPLES = {
     "alertSuccessRate": "Such as 95 %, or never",

@@ -13,7 +13,7 @@ from everhook.tenants.audit import AuditQuery, AuditView
 
 PAGE = 50
 PAGES_OF = {Kind.ENDPOINT: "/endpoints", Kind.DELIVERY: "/deliveries", Kind.BATCH: "/batches", Kind.TASK: "/inbox"}
-"""Where the things that entries are about have pages."""
+"""The path of the pages of a resource, by the kind of its gid."""
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, prefix="/audit")
 

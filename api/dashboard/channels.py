@@ -83,7 +83,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Which schedule it is, in a word."""
+        """The kind of the retry schedule, or its preset, in a few words."""
         written = readable(self.channel.policy)
         if "delaysSeconds" in written:
             return "delays of its own"

@@ -13,7 +13,7 @@ HOUR_S = 3_600
 
 
 def fields(circuit: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the form is filled with."""
+    """The values of the form's fields."""
     given = circuit or {}
     filled = {
         "failureThreshold": str(given.get("failureThreshold", "")),
@@ -27,7 +27,8 @@ def fields(circuit: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def circuit(form: Form) -> CircuitSettings | None:
-    """As the API takes it; None if no field has a value. Raises a Problem or a ValidationError that names the field."""
+    """The settings as the API takes them; None if no field has a value. Raises a Problem or a ValidationError that
+    names the field."""
     spec: dict[str, Any] = {}
     if "failureThreshold" in form:
         written = number(form.get("failureThreshold"), "failureThreshold")

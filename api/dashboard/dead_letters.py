@@ -89,7 +89,7 @@ async def show_list(
 async def act_on_selected(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, form: FormDep
 ) -> Response:
-    """Replay or discard those that are ticked. What cannot be undone is asked again."""
+    """Replay or discard the dead letters that are ticked. A discard cannot be undone, so it has to be confirmed."""
     decision, gids = _decision(form), form.all("gid")
     chosen = filters.chosen_of(DeadLetterSelection, form.values)
     back = "/dead-letters" + query(chosen)
@@ -126,7 +126,7 @@ async def act_on_selected(
 async def ask_all(
     request: Request, viewer: ViewerDep, services: ServicesDep, store: StoreDep, action: str = "replay"
 ) -> Response:
-    """Count before acting. The button is for those that were counted, however late it is pressed."""
+    """Count before acting. The button acts on the dead letters that were counted: `until` leaves later ones out."""
     chosen = filters.chosen_of(DeadLetterSelection, request.query_params)
     exact = {"until": f"{now():%Y-%m-%dT%H:%M:%S.%f}"} | chosen
     decision = Decision.DISCARD if action == Decision.DISCARD else Decision.REPLAY

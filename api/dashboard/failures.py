@@ -1,4 +1,4 @@
-"""What fails outside of every page, such as an address that none has: a page, too, where a browser asked for one."""
+"""Error pages for requests outside of the dashboard's routes, such as an unknown path, if a browser asks for HTML."""
 
 import structlog
 from fastapi import Request, Response
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 async def for_browsers(request: Request, problem: Problem) -> Response | None:
-    """None where a problem document is the response."""
+    """The page for a problem. None if the response is a problem document: the client is no browser."""
     path = request.url.path
     if any(path == prefix or path.startswith(f"{prefix}/") for prefix in NO_PAGES):
         return None
@@ -26,7 +26,7 @@ async def for_browsers(request: Request, problem: Problem) -> Response | None:
 
 
 async def _find_viewer(request: Request) -> None:
-    """A signed-in viewer keeps the navigation. What has failed once may fail here again."""
+    """Find the viewer, so that the page has the navigation. This may fail for the same reason as the request."""
     if hasattr(request.state, "viewer"):
         return
     try:

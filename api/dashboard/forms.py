@@ -30,13 +30,13 @@ PLAIN = {
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
 }
-"""What our checks say to programs, for people."""
+"""Messages for people, by the type of an error of pydantic, in place of its own."""
 
 TOKEN_FIELD = "form_token"  # noqa: S105 - the name of a field
 
 
 class Form:
-    """What was sent. Text is stripped; what was left empty is absent."""
+    """A submitted form. Text is stripped; fields that were left empty are absent."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._pairs = [(name, value.strip().replace("\r\n", "\n")) for name, value in pairs if value.strip()]
@@ -120,7 +120,7 @@ FIELDS = {
     "minAttempts": "alertAttempts",
     "deadLettersAbove": "alertDeadLetters",
 }
-"""Fields of our forms that go by another name in the API, or stand deeper."""
+"""The fields of forms, by the name of the member in the API whose errors they show."""
 
 
 FormError = ValidationError | Problem | DomainError

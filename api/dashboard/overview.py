@@ -43,7 +43,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose overview, and where its links lead."""
+    """The tenant whose overview is shown (None: all tenants), and the path that its links begin with."""
 
     base: str
     tenant_gid: str | None

@@ -60,7 +60,7 @@ class PortalLinkOut(ApiModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     url: str = Field(description="Send the tenant's browser there, or open it in a frame. It works once.")
-    expires_at: datetime = Field(description="Until then the link must have been opened.")
+    expires_at: datetime = Field(description="When the link expires if it is not opened.")
 
 
 @api_router.post(

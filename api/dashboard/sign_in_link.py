@@ -42,7 +42,7 @@ class SignInLinks:
         return self._clock() < self._ends_at.get(_hash(token), 0.0)
 
     def redeem(self, token: str) -> bool:
-        """Whether it was good; from now on it is not."""
+        """Whether the token was valid. This call uses it up."""
         return self._clock() < self._ends_at.pop(_hash(token), 0.0)
 
 
@@ -75,7 +75,7 @@ async def exchange(request: Request, services: ServicesDep) -> Response:
 
 
 async def _ended(request: Request, services: Services) -> Response:
-    """The dashboard for one who is signed in; for others why the link opens nothing."""
+    """The dashboard for a visitor who is signed in; for others a page that says why the link does not work."""
     if await identity.of_dashboard(request, services, dashboard_of(request).sessions) is not None:
         return RedirectResponse("/", HTTPStatus.SEE_OTHER)
     return render(request, "sign_in_link_ended.html", status=HTTPStatus.GONE, title="Sign in")

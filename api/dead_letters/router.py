@@ -89,8 +89,8 @@ async def replay_dead_letters(
     caller: Principal,
     once: OnceDep = NOT_KEYED,
 ) -> BulkOperation:
-    """Replay all that match. The circuit still rules: what an endpoint cannot take is parked. Dead letters of endpoints
-    that were deleted are left alone, and counted as `skipped`; `409` where no other endpoint is named."""
+    """Replay all that match. Circuits still apply: a delivery that its endpoint cannot take is parked. Dead letters of
+    endpoints that were deleted are not changed, and counted as `skipped`; `409` where no other endpoint is named."""
     found = await _decide_all(service.Decision.REPLAY, services, store, caller, body, once)
     if found.batch_gid is None:
         response.status_code = HTTPStatus.OK

@@ -96,7 +96,7 @@ async def get_attempt_body(gid: Gid, services: ServicesDep, store: Store) -> Res
 
 @router.get("/{gid}/live")
 async def get_live_delivery(gid: Gid, services: ServicesDep, store: Store) -> LiveDelivery:
-    """Ask the workflow itself what it waits for. A delivery that is over waits for nothing, and no workflow is asked.
+    """Ask the workflow itself what it waits for. For a delivery that has ended, `waitingFor` is `nothing`.
 
     `404` where there is no workflow at this moment.
     """
@@ -109,7 +109,7 @@ async def get_live_delivery(gid: Gid, services: ServicesDep, store: Store) -> Li
     responses=documents(problem_types.NO_ATTEMPT_DUE, problem_types.TEMPORAL_BUSY),
 )
 async def attempt_delivery_now(gid: Gid, services: ServicesDep, store: Store, caller: Principal) -> SignalAccepted:
-    """Make the next attempt now instead of at its time. The circuit still rules. During an attempt this changes
-    nothing."""
+    """Make the next attempt now instead of at its time. An open circuit still prevents it. During an attempt this
+    changes nothing."""
     await services.deliveries.attempt_now(store, caller.actor, gid)
     return SignalAccepted(delivery_gid=gid, requested="attempt_now")

@@ -148,7 +148,7 @@ class Attempt(ApiModel):
     error: str | None
     error_detail: str | None
     url: str = Field(description="Where it was sent.")
-    request_headers: list[list[str]] | None = Field(description="Of the endpoint's own headers the names alone.")
+    request_headers: list[list[str]] | None = Field(description="The values of the endpoint's own headers are hidden.")
     request_sha256: str
     response_headers: list[list[str]] | None
     response_body: str | None = Field(description="Up to 16 KiB, as text; bytes that are not UTF-8 are replaced.")

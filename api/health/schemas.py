@@ -311,7 +311,9 @@ class OverviewOut(ApiModel):
     dead_letters: DeadLetterCounts
     undispatched: WaitingOut = Field(description="Accepted, and not yet known to be started.")
     overdue: WaitingOut = Field(
-        description="Their start or next step was due more than a minute ago. Without a worker: all."
+        description=(
+            "Their start or next step was due more than a minute ago. If no worker runs, every retry becomes overdue."
+        )
     )
     parked: WaitingOut
 

@@ -50,7 +50,7 @@ _MESSAGE_SCHEMA: dict[str, Any] = {
     "required": ["payload"],
     "additionalProperties": False,
     "properties": {
-        "payload": {"description": "Any JSON; delivered as the very bytes that came."},
+        "payload": {"description": "Any JSON. Its bytes are delivered unchanged."},
         "type": {"type": "string", "description": "Falls back to `payload.event`."},
         "idempotencyKey": {"type": "string", "description": "Or the header `Idempotency-Key`."},
         "tenant": {"type": "string", "description": "Deliver to this tenant's endpoints only."},

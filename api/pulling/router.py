@@ -112,7 +112,7 @@ def _body(claim: Claim) -> bytes:
 async def acknowledge(
     gid: Gid, request: Request, services: ServicesDep, store: Store, caller: Principal
 ) -> LeaseResults:
-    """Acknowledge deliveries, return them, or extend their leases. One line that does not count fails none of the
+    """Acknowledge deliveries, return them, or extend their leases. A line that is not accepted does not affect the
     others. Acks are idempotent: repeat the call if there was no response."""
     lines = await read_lines(request)
     async with store.reading() as session:

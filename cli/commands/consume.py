@@ -38,7 +38,7 @@ def consume(
         bool,
         typer.Option(
             "--stream/--poll",
-            help="Stay connected to a stream, or poll where that does not work; or always ask again and again.",
+            help="--stream: use a stream, and fall back to polling. --poll: always poll.",
         ),
     ] = True,
     execute: Annotated[

@@ -42,7 +42,7 @@ class Progress:
 
 async def start_signal_batch(client: Client, gid: str, query: str, signal: str, action: OperatorAction) -> None:
     """Start the batch `gid`, which signals every workflow that `query` selects. Raises BulkOperationRunning if
-    Temporal runs as many batches as it may in this namespace (its default is one)."""
+    Temporal runs the maximum number of batches of this namespace (its default is one)."""
     payloads = await client.data_converter.encode([action])
     request = StartBatchOperationRequest(
         namespace=client.namespace,
@@ -58,7 +58,7 @@ async def start_signal_batch(client: Client, gid: str, query: str, signal: str, 
     except RPCError as error:
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise BulkOperationRunning(
-                "Temporal runs as many bulk operations as it may at once; nothing was started."
+                "Temporal runs its maximum number of bulk operations; nothing was started."
             ) from error
         raise
 

@@ -119,13 +119,13 @@ class ChannelService:
             )
 
     async def delete(self, session: Session, actor: Actor, name: str) -> None:
-        """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse where subscriptions lead from
+        """Deliveries that were accepted before go on. Raises NotFound, and ChannelInUse if there are subscriptions to
         the channel or Everhook itself needs it."""
         if is_reserved(name):
             raise ChannelInUse(f"{name} is Everhook's own; it stays.")
         await self.get(session, name, for_change=True)
         if not await channels.remove(session, name):
-            raise ChannelInUse(f"Subscriptions lead from {name}; delete those first.")
+            raise ChannelInUse(f"{name} has subscriptions; delete those first.")
         record_audit(session, actor, "channel.deleted", name)
 
 

@@ -54,7 +54,7 @@ class TurnQueue:
             if turn is not None:
                 return turn
         delay = back_off(tries, first_s=FIRST_BACK_OFF_S, longest_s=LONGEST_BACK_OFF_S)
-        raise postponed("the endpoint has as many requests in flight as it may have", "MaxInFlight", delay)
+        raise postponed("the endpoint has the maximum number of requests in flight", "MaxInFlight", delay)
 
     async def give_back(self, turn: Turn) -> None:
         """Give a turn back."""

@@ -1,4 +1,4 @@
-"""Filters by endpoint take a gid, or as much of a URL or a description as one endpoint alone has."""
+"""Filters by endpoint take a gid, or a part of a URL or description that matches exactly one endpoint."""
 
 from collections.abc import Sequence
 

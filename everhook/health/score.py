@@ -163,7 +163,7 @@ def _weighed(out_of: float, evidence: int) -> float:
 
 
 def _note(weighed: float, out_of: float) -> str:
-    return "; so few count less" if weighed < out_of else ""
+    return "; weighted lower because there are few" if weighed < out_of else ""
 
 
 QUIET = timedelta(minutes=15)

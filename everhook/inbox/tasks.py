@@ -41,7 +41,7 @@ DEFAULT_DUE_S = 3 * 24 * 3_600
 
 
 class TaskKind(StrEnum):
-    """What is asked. It sets the default outcomes."""
+    """The kind of a task. It sets the default outcomes."""
 
     APPROVAL = "approval"
     REVIEW = "review"
@@ -219,7 +219,7 @@ def defaults_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def title_of(document: Mapping[str, Any]) -> str:
-    """The title in the document of a task. An earlier version stored null, where an inbox said so."""
+    """The title in the document of a task. An earlier version stored null, if the inbox had null as the default."""
     return document.get("title") or "Untitled"
 
 
@@ -347,7 +347,7 @@ def _only(part: Mapping[str, Any], known: Collection[str], at: str) -> None:
 
 _UNFIT_JSON = "has a number or a text that JSON in UTF-8 cannot hold, or is nested too deeply"
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
-"""Of the integers that are kept as such."""
+"""The range of integers that are kept as integers."""
 
 _DIGITS = 700
 """Enough for the quotient of any two floating-point numbers."""
@@ -453,7 +453,7 @@ def people_of(assignees: Sequence[str], groups: Mapping[str, Sequence[str]]) -> 
 
 
 def outcome_on_due(document: Mapping[str, Any]) -> Outcome | None:
-    """The outcome that the due date decides. None if the task expires, also for want of an outcome to pass with."""
+    """The outcome that the due date decides. None if it expires, or should pass but no outcome has that effect."""
     on_due = document.get("onDue", OnDue.EXPIRE)
     if on_due == OnDue.EXPIRE:
         return None

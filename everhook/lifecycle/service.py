@@ -400,7 +400,7 @@ class MessageStream:
 
 def outcome_of(tally: Tally) -> Outcome | None:
     """The outcome of a message that is settled. None if it went to no endpoint. It is `DECLINED` if a person declined
-    its gate, or declined it and nothing was delivered."""
+    a step of its gate, or if all deliveries were discarded and a person declined one of them."""
     delivered = tally.counts.get(DeliveryStatus.DELIVERED, 0)
     if not tally.counts:
         return Outcome.CANCELLED if tally.cancelled_at is not None else None

@@ -53,8 +53,8 @@ class Candidate:
 
 
 def _unreadable(error: Exception, **owner: str | None) -> Unavailable:
-    """Whether the message is for the owner is not known. It is not accepted, so that it is neither lost nor sent to
-    an endpoint that did not ask for it."""
+    """The error of a message whose filter cannot be evaluated, so that it is unknown whether the owner takes it. The
+    message is not accepted: it is neither lost nor sent to an endpoint that did not ask for it."""
     if (left_out := _seldom.due(tuple(owner.values()))) is not None:
         log.error(
             "a stored filter cannot be evaluated; messages are refused", **owner, error=str(error), left_out=left_out

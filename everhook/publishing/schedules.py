@@ -107,7 +107,8 @@ class MessageSchedules:
     async def deliver(self, message_gid: str) -> bool:
         """Create the deliveries of a scheduled message and start them. False if it does not wait any more.
 
-        Raises ScheduledDeliveryRefused if its gate or its endpoint is not there; it goes on waiting.
+        Raises ScheduledDeliveryRefused if its gate cannot be asked or its endpoint was deleted; the message then keeps
+        waiting.
         """
         accepted = await once_more_if_outdated(lambda: self._deliver(message_gid))
         if accepted is None:

@@ -207,7 +207,7 @@ class LeaseStatus(StrEnum):
     """What an ack, a nack or an extension did.
 
     `LOST`: the lease is not the current one; nothing changed. `CONFLICT`: the delivery is a dead letter or was
-    discarded. `UNKNOWN`: this endpoint has no such delivery, or the text is no lease.
+    discarded. `UNKNOWN`: this endpoint has no such delivery, or the lease is malformed or was not handed out yet.
     """
 
     ACKED = "acked"

@@ -276,6 +276,6 @@ def _progress(batch: Batch) -> ReplayProgress:
 
 
 def _has_passed(gate: MessageGate | None, delivery_gid: str) -> bool:
-    """Whether a message may be sent again: a replay must not lead around the people who decide about it, and does not
+    """Whether a message may be sent again: a replay must not bypass the people who decide about it, and does not
     ask them again by a step of its gate."""
     return gate is None or (gate.state is GateState.PASSED and delivery_gid not in gate.asked)

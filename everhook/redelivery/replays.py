@@ -95,7 +95,9 @@ class ReplayService:
         in_all, of_tenant = await batches.running_for(await session.connection(), selection.tenant_gid)
         if in_all >= MAX_RUNNING or (selection.tenant_bound and of_tenant):
             which = "a replay of this tenant is" if in_all < MAX_RUNNING else f"{in_all} replays are"
-            raise BulkOperationRunning(f"As many replays as may run at once: {which} running. Nothing was started.")
+            raise BulkOperationRunning(
+                f"The maximum number of replays is reached: {which} running. Nothing was started."
+            )
         batch = Batch(
             tenant_gid=selection.tenant_gid,
             tenant_bound=selection.tenant_bound,

@@ -256,7 +256,7 @@ async def _require_released(connection: Connection, message: Message) -> None:
 
 
 def _require_passed(gid: str, gate: MessageGate | None) -> None:
-    """A replay must not lead around the people who decide about a message."""
+    """A replay must not bypass the people who decide about a message."""
     if gate is None or gate.state is GateState.PASSED:
         return
     if gate.state is GateState.OPEN:

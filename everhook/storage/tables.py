@@ -801,7 +801,7 @@ class Gate(SQLModel, table=True):
 
 
 class Attempt(SQLModel, table=True):
-    """One attempt. `url` and `request_headers` are as sent, but of the endpoint's own headers only the names."""
+    """One attempt. `url` and `request_headers` are as sent, but the values of the endpoint's own headers are hidden."""
 
     __table_args__ = (UniqueConstraint("delivery_gid", "round", "number", name="uq_attempt_natural"),)
 

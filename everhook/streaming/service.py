@@ -307,7 +307,7 @@ class PullStream:
             self._offer.request = replace(self._offer.request, limit=self._at_once)
 
     async def _next(self) -> tuple[Sequence[Item], float]:
-        """What to write next. Also how long to wait if that is nothing, at most; infinite if a wake-up comes."""
+        """The items to write next, and how long to wait at most if there are none; infinite if a wake-up will come."""
         while self._is_taking:
             await self._waiter.wait(TAKING_CHECK_S)
         if self._taken:

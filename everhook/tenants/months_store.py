@@ -30,7 +30,7 @@ from everhook.storage.partitions import (
 from everhook.storage.tables import Delivery, DeliveryRound, Gate, Message, MessageKey, Task, TaskDecision, now
 
 KEPT = 2_000
-"""Messages that are copied under a lock at most: some ten milliseconds."""
+"""How many messages are copied under a lock at most, which takes about ten milliseconds."""
 
 DAY = timedelta(days=1)
 
@@ -42,9 +42,10 @@ _KEPT_ROWS: Mapping[str, str] = {
     "message": "gid IN (SELECT message_gid FROM delivery WHERE message_gid < :upper "
     "UNION ALL SELECT message_gid FROM scheduled_message WHERE message_gid < :upper)",
 }
-"""What stays, in the order in which partitions are replaced: each condition reads tables that are replaced later, or,
-for messages, what was kept of their deliveries. Deliveries that are open, or ended `before` or later, stay, also those
-that a replay has opened since `kept` was computed: the conditions are evaluated under the locks."""
+"""The condition of the rows that stay, by table, in the order in which partitions are replaced. Each condition reads
+tables that are replaced later, or, for messages, the deliveries that were kept. Deliveries that are open, or ended
+`before` or later, stay, also those that a replay has opened since `kept` was computed: the conditions are evaluated
+under the locks."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Months:
 
 
 async def apply_to_months(bulk: Bulk, before: datetime | None) -> Months:
-    """Create partitions ahead, and drop those with only deliveries that ended before a moment; None: none."""
+    """Create partitions ahead, and drop those whose deliveries all ended before a moment. `before` None: drop none."""
     if bulk.database.is_sqlite:
         return Months()
     heartbeat = bulk.heartbeat

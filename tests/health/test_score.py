@@ -72,7 +72,8 @@ def test_every_part_is_explained() -> None:
         ("success_24h", "200 of 203 attempts delivered in the last 24 hours"),
         (
             "latency_1h",
-            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; so few count less",
+            "of 9 responses in the last hour, 9 came within 0.5 s, 0 within 2 s, 0 later; "
+            "weighted lower because there are few",
         ),
         ("latency_24h", "of 202 responses in the last 24 hours, 195 came within 0.5 s, 3 within 2 s, 4 later"),
         ("circuit", "the circuit is open, 5 failures in a row"),

@@ -116,7 +116,7 @@ async def test_attempts_wait_for_their_turn_for_a_while(store: Store, gid: str) 
     queue = TurnQueue(Turns(store.database))
     first = await queue.take(gid, 1, LEASE, 1, waits=True)
     second = asyncio.create_task(queue.take(gid, 1, LEASE, 1, waits=True))
-    with pytest.raises(ApplicationError, match="as many requests in flight"):
+    with pytest.raises(ApplicationError, match="maximum number of requests in flight"):
         await queue.take(gid, 1, LEASE, 1, waits=False)
     assert not second.done()
     await queue.give_back(first)

@@ -332,7 +332,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
 
 
 def _climb(node: int, last: int, path: Sequence[bytes]) -> tuple[bytes, bytes] | None:
-    """Steps 5 to 7 of the section: the old and the new root that the path leads to; None if its length is wrong."""
+    """Steps 5 to 7 of section 2.1.4.2: the old and the new root that the path leads to; None if its length is wrong."""
     old = new = path[0]
     for sibling in path[1:]:
         if last == 0:

@@ -27,7 +27,7 @@ class AlertSettings(TypedDict):
     """
     minAttempts: NotRequired[int | None]
     """
-    With fewer attempts in that time these two are not judged.
+    With fewer attempts (or responses) within `overMinutes`, success rate and latency raise no alert.
     """
     deadLettersAbove: NotRequired[int | None]
     """
@@ -83,7 +83,7 @@ class ApiKeyIn(TypedDict):
 
     name: str
     """
-    Whose key it is; recorded with what they do.
+    Who uses the key. The name is recorded with each action.
     """
     scopes: NotRequired[list[str]]
     """
@@ -671,7 +671,7 @@ LeaseStatus: TypeAlias = Literal["acked", "nacked", "extended", "lost", "conflic
 What an ack, a nack or an extension did.
 
 `LOST`: the lease is not the current one; nothing changed. `CONFLICT`: the delivery is a dead letter or was
-discarded. `UNKNOWN`: this endpoint has no such delivery, or the text is no lease.
+discarded. `UNKNOWN`: this endpoint has no such delivery, or the lease is malformed or was not handed out yet.
 """
 
 
@@ -845,7 +845,7 @@ class PortalLink(TypedDict):
     """
     expiresAt: str
     """
-    Until then the link must have been opened.
+    When the link expires if it is not opened.
     """
 
 
@@ -1447,7 +1447,7 @@ Headers: TypeAlias = dict[str, str | None]
 class NewMessage(TypedDict):
     payload: Any
     """
-    Any JSON; delivered as the very bytes that came.
+    Any JSON. Its bytes are delivered unchanged.
     """
     type: NotRequired[str]
     """
@@ -1549,7 +1549,7 @@ class Attempt(TypedDict):
     """
     requestHeaders: list[list[str]] | None
     """
-    Of the endpoint's own headers the names alone.
+    The values of the endpoint's own headers are hidden.
     """
     requestSha256: str
     responseHeaders: list[list[str]] | None
@@ -2287,7 +2287,7 @@ class ChannelIn(TypedDict):
 
 class ChannelPatch(TypedDict):
     """
-    At least one of them; what is absent stays as it is.
+    At least one field is required. A field that is absent keeps its value.
     """
 
     policy: NotRequired[Policy | None]
@@ -2690,7 +2690,7 @@ class Overview(TypedDict):
     """
     overdue: Waiting
     """
-    Their start or next step was due more than a minute ago. Without a worker: all.
+    Their start or next step was due more than a minute ago. If no worker runs, every retry becomes overdue.
     """
     parked: Waiting
 
