@@ -123,10 +123,13 @@ class Batch(ApiModel):
     failed: int = Field(description="Dead letters whose workflow could not be reached; 0 for replays of channels.")
     started_at: datetime | None
     closed_at: datetime | None
-    matched: int = Field(description="How many match. Counted at the start; once it has completed, what it found.")
+    matched: int = Field(
+        description="How many match. Counted at the start; a replay that has completed shows what it found."
+    )
     matched_at_least: bool = Field(description="Whether `matched` is a lower bound.")
     started: int = Field(
-        description="Deliveries that were started; for bulk operations dead letters whose workflow was signalled."
+        description="Deliveries that were started; for bulk operations dead letters whose workflow was signalled. Once "
+        "such an operation has completed, also those that had ended otherwise before it reached them."
     )
     skipped: int = Field(
         description="Deliveries that were left alone: in progress meanwhile, of a message that did not pass its gate, "

@@ -191,9 +191,12 @@ def _end(batch: Batch, found: Progress | None) -> None:
 
 
 def _counted(batch: Batch, found: Progress) -> Batch:
-    """A batch with Temporal's counts. What it matches was counted in the database, until Temporal has its total."""
-    batch.matched = found.total or (0 if found.state is BatchState.COMPLETED else batch.matched)
+    """A batch with Temporal's counts, which never fall: Temporal counts anew if it has to start a batch again, and finds
+    those that it signalled before no longer. A batch that completed has none left to signal."""
+    batch.matched = max(batch.matched, found.total)
     batch.started, batch.failed = max(batch.started, found.completed), max(batch.failed, found.failed)
+    if found.state is BatchState.COMPLETED:
+        batch.started = batch.matched - batch.failed
     return batch
 
 

@@ -120,6 +120,19 @@ async def test_a_bulk_operation_is_listed_with_replays_and_followed_to_its_end(a
     assert_problem(await api.post(f"/v1/batches/{gid}/cancel"), 409)
 
 
+@pytest.mark.parametrize(("total", "completed", "failed"), [(2, 2, 0), (0, 0, 0), (2, 1, 1)])
+async def test_a_bulk_operation_that_temporal_counted_anew_after_a_crash_has_not_signalled_fewer(
+    api: Api, temporal: Temporal, total: int, completed: int, failed: int
+) -> None:
+    """Temporal finds those that it signalled before its crash no longer."""
+    gid = await started(api, bulk())
+    temporal.jobs[gid] = (RUNNING, total, 0, 0)
+    assert (await shown(api, gid))["total"] == 5
+    temporal.jobs[gid] = (COMPLETED, total, completed, failed)
+    found = await shown(api, gid)
+    assert (found["state"], found["total"], found["completed"], found["failed"]) == ("completed", 5, 5 - failed, failed)
+
+
 @pytest.mark.parametrize(("age", "state", "error"), [(0, "running", None), (2, "failed", service.UNKNOWN)])
 async def test_a_bulk_operation_unknown_to_temporal_has_failed_unless_it_was_just_created(
     api: Api, temporal: Temporal, age: int, state: str, error: str | None

@@ -1606,7 +1606,7 @@ class Batch(TypedDict):
     closedAt: str | None
     matched: int
     """
-    How many match. Counted at the start; once it has completed, what it found.
+    How many match. Counted at the start; a replay that has completed shows what it found.
     """
     matchedAtLeast: bool
     """
@@ -1614,7 +1614,7 @@ class Batch(TypedDict):
     """
     started: int
     """
-    Deliveries that were started; for bulk operations dead letters whose workflow was signalled.
+    Deliveries that were started; for bulk operations dead letters whose workflow was signalled. Once such an operation has completed, also those that had ended otherwise before it reached them.
     """
     skipped: int
     """
