@@ -1,7 +1,7 @@
 """The delivery engine: the parts that API and worker processes share."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -127,7 +127,22 @@ async def delivery_engine(
     recorder.free_by(groups.start)
     pulls.free_by(groups.start)
     tasks = TaskService(issuers, defaults, guards, dispatcher, watch.wake, wake_ups.wake)
-    try:
+    closing = (
+        announcer.close,
+        watch.close,
+        wake_ups.close,
+        schedules.close,
+        groups.close,
+        dispatcher.close,
+        sender.close,
+        guards.close,
+        history.close,
+        reporter.close,
+        egress.aclose,
+    )
+    async with AsyncExitStack() as stack:  # where one of them fails, the others are closed all the same
+        for close in reversed(closing):
+            stack.push_async_callback(close)
         yield DeliveryEngine(
             client=client,
             database=database,
@@ -151,18 +166,6 @@ async def delivery_engine(
             schedules=schedules,
             groups=groups,
         )
-    finally:
-        await announcer.close()
-        await watch.close()
-        await wake_ups.close()
-        await schedules.close()
-        await groups.close()
-        await dispatcher.close()
-        await sender.close()
-        await guards.close()
-        await history.close()
-        await reporter.close()
-        await egress.aclose()
 
 
 def _lane_limits(settings: Settings) -> LaneLimits:

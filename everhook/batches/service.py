@@ -191,8 +191,8 @@ def _end(batch: Batch, found: Progress | None) -> None:
 
 
 def _counted(batch: Batch, found: Progress) -> Batch:
-    """A batch with Temporal's counts, which never fall: Temporal counts anew if it has to start a batch again, and finds
-    those that it signalled before no longer. A batch that completed has none left to signal."""
+    """A batch with Temporal's counts, which never fall: Temporal counts anew if it has to start a batch again, and no
+    longer finds those that it signalled before. A batch that completed has none left to signal."""
     batch.matched = max(batch.matched, found.total)
     batch.started, batch.failed = max(batch.started, found.completed), max(batch.failed, found.failed)
     if found.state is BatchState.COMPLETED:
