@@ -30,8 +30,8 @@ from everhook.errors import IdempotencyKeyReused, Quota
 from everhook.observability.trace_context import parse
 from everhook.publishing.gates import MAX_STEPS
 from everhook.publishing.options import MAX_ATTRIBUTES
+from everhook.publishing.publication import Accepted
 from everhook.publishing.service import MessageQuery
-from everhook.publishing.store import Accepted
 
 router = APIRouter(tags=["messages"])
 publishing_router = APIRouter(tags=["messages"])

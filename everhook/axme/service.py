@@ -38,10 +38,11 @@ from everhook.inbox.deadlines_store import cancel
 from everhook.inbox.tasks import Person
 from everhook.lifecycle.service import LifecycleService
 from everhook.observability.trace_context import TraceParent
+from everhook.publishing.publication import Accepted, Publication
 from everhook.publishing.routing import Route
 from everhook.publishing.rows import Publisher
 from everhook.publishing.service import MessageService, NewMessage
-from everhook.publishing.store import Accepted, Acceptor, Publication
+from everhook.publishing.store import Acceptor
 from everhook.pulling.leases import Ack, LeaseResult, LeaseStatus, Nack
 from everhook.pulling.leases import Lease as QueueLease
 from everhook.pulling.queue_store import expect_signal, lock_rows, withdraw

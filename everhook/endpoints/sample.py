@@ -7,7 +7,7 @@ from typing import Any
 
 from everhook.delivery.body_formats import timestamp
 from everhook.ids import Kind, new_gid
-from everhook.publishing.store import Publication
+from everhook.publishing.publication import Publication
 
 TEST = "everhook.test"
 """Its channel, and its type unless another is chosen. The name is reserved, so no client can publish to it."""

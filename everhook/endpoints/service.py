@@ -43,8 +43,9 @@ from everhook.internal.options import HandlerKind, check_domains, masked_url, pa
 from everhook.notifications.events import EventKind
 from everhook.ordering.store import recheck_groups
 from everhook.publishing.gate_progress_store import Ending, decline_dead_steps
+from everhook.publishing.publication import Accepted
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Accepted, Acceptor
+from everhook.publishing.store import Acceptor
 from everhook.pulling.leases import PulledEndpoint
 from everhook.pulling.queue_store import expect_signal
 from everhook.pulling.service import pull_options

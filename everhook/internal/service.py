@@ -32,8 +32,9 @@ from everhook.internal.payloads import (
 )
 from everhook.notifications.events import is_reserved
 from everhook.publishing.matching import parse_exactly
+from everhook.publishing.publication import Accepted, PayloadRefused, Publication, Refused, UnknownChannel
 from everhook.publishing.routing import Route
-from everhook.publishing.store import Accepted, Acceptor, PayloadRefused, Publication, Refused, UnknownChannel
+from everhook.publishing.store import Acceptor
 from everhook.settings import Settings
 from everhook.storage.engine import Database, Session
 from everhook.storage.tables import now

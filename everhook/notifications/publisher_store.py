@@ -15,8 +15,9 @@ from sqlmodel import col
 from everhook.delivery.inputs import NewDelivery
 from everhook.ids import Kind, first_gid_at, new_gid
 from everhook.notifications.events import EVENTS_CHANNEL, RECURRING_KINDS, RESERVED, Event, EventKind
+from everhook.publishing.publication import Accepted, Publication
 from everhook.publishing.routing import Audience
-from everhook.publishing.store import Accepted, Acceptor, Publication
+from everhook.publishing.store import Acceptor
 from everhook.storage.engine import Database
 from everhook.storage.statements import table_of
 from everhook.storage.tables import (

@@ -23,7 +23,8 @@ from everhook.observability.metrics import SCHEDULED_REFUSED
 from everhook.publishing import schedules_store as store
 from everhook.publishing import store as messages
 from everhook.publishing.gates import compiled
-from everhook.publishing.store import Accepted, Acceptor, Refused
+from everhook.publishing.publication import Accepted, Refused
+from everhook.publishing.store import Acceptor
 from everhook.publishing.stored import published_before
 from everhook.storage.engine import Database, is_unavailable, once_more_if_outdated
 from everhook.storage.tables import now

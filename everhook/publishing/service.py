@@ -48,22 +48,20 @@ from everhook.publishing.gates import parse_gates
 from everhook.publishing.json_faults import why_not_json
 from everhook.publishing.matching import parse_exactly
 from everhook.publishing.options import delivery_time, parse_attributes
-from everhook.publishing.publish_rate import Limit, PublishRate
-from everhook.publishing.routing import Route
-from everhook.publishing.rows import Publisher
-from everhook.publishing.schedules import MessageSchedules
-from everhook.publishing.store import (
-    NO_ENDPOINT,
+from everhook.publishing.publication import (
     Acceptance,
     Accepted,
-    Acceptor,
     KeyReused,
-    MessageFilter,
     PayloadRefused,
     Publication,
     Refused,
     UnknownChannel,
 )
+from everhook.publishing.publish_rate import Limit, PublishRate
+from everhook.publishing.routing import Route
+from everhook.publishing.rows import Publisher
+from everhook.publishing.schedules import MessageSchedules
+from everhook.publishing.store import NO_ENDPOINT, Acceptor, MessageFilter
 from everhook.storage.bulk import Bulk
 from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of

@@ -1,9 +1,8 @@
 """Accepting messages: the transaction of every `202`, and reading messages."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,152 +11,38 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
 
-from everhook.circuit.store import EndpointState, endpoint_states
-from everhook.contracts import DeliveryInput, DeliveryMode, DeliveryStatus
-from everhook.delivery.inputs import NewDelivery
-from everhook.delivery.inputs_store import InputDefaults, first_input
-from everhook.delivery.policy import one_attempt
-from everhook.delivery.snapshot_store import DeliverySnapshot
+from everhook.delivery.inputs_store import InputDefaults
 from everhook.errors import IdempotencyKeyReused, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
 from everhook.event_types.schemas import Fault
 from everhook.event_types.store import Catalogue, Checked
-from everhook.ids import Kind, new_gid, new_gid_at
+from everhook.ids import Kind
 from everhook.notifications.events import is_reserved
 from everhook.observability.metrics import MESSAGES_ACCEPTED, VALIDATION_FAILURES
-from everhook.ordering.store import Group, Positions, insert_grouped, is_ordered, take_positions
+from everhook.publishing.creation_store import Chain, DeliveryCreator
 from everhook.publishing.fan_out import Candidate, match, match_steps
-from everhook.publishing.gates import NO_INBOX, Step, task_of
-from everhook.publishing.gates_store import Asking, asking, inboxes, insert_gates
-from everhook.publishing.routes_store import RouteCache, endpoint_routes
-from everhook.publishing.routing import Audience, Route, Routes
-from everhook.publishing.rows import (
-    Publisher,
-    asked_row,
-    delivery_row,
-    gated_row,
-    new_task,
-    opened_events,
-    pulled_row,
-    queued_row,
+from everhook.publishing.gates import NO_INBOX, Step
+from everhook.publishing.gates_store import inboxes
+from everhook.publishing.publication import (
+    NO_FAULTS,
+    Acceptance,
+    Accepted,
+    AcceptedDelivery,
+    KeyReused,
+    PayloadRefused,
+    Publication,
+    Refused,
+    UnknownChannel,
 )
+from everhook.publishing.routes_store import RouteCache, endpoint_routes
+from everhook.publishing.routing import Route, Routes
 from everhook.publishing.schedules_store import insert_scheduled
 from everhook.pulling.direct import DirectHandOut
-from everhook.pulling.leases import Content
-from everhook.pulling.queue_store import enqueue, queue_row
 from everhook.storage.batching import BatchExecutor
 from everhook.storage.engine import Database, once_more_if_outdated
 from everhook.storage.paging import Page, in_time, one_of, page_of
 from everhook.storage.statements import insert_ignoring, insert_into
-from everhook.storage.tables import Delivery, GateState, Message, MessageKey, OperationalEvent, Task, now
-
-NO_FAULTS: Mapping[str, Fault] = {}
-
-
-@dataclass(frozen=True)
-class Publication:
-    """A message to be published. `content` is the parsed payload, for filters; `payload` the bytes, for receivers.
-
-    It goes to the endpoints of its tenant, of all tenants if it has none, or to `audience`. `gates` are its own; None:
-    those of the channel. `accepted_at`: it was accepted before, and gets further deliveries. `endpoint_gid`: it goes to
-    this endpoint alone, regardless of its subscriptions. `single_attempt`: a round of its deliveries is one attempt.
-    `deliver_at`: it gets its deliveries at this time. `group_key`: its deliveries are in order with those of the same
-    key.
-    """
-
-    message_gid: str
-    channel: str
-    event_type: str
-    payload: bytes
-    content: Any
-    body_sha256: str
-    published_at: datetime
-    tenant_gid: str | None = None
-    idempotency_key: str | None = None
-    audience: Audience | None = None
-    traceparent: str | None = None
-    task: Mapping[str, Any] = field(default_factory=dict)
-    publisher: Publisher = field(default_factory=lambda: Publisher())
-    gates: Sequence[Step] | None = None
-    accepted_at: datetime | None = None
-    attributes: Mapping[str, str] | None = None
-    endpoint_gid: str | None = None
-    single_attempt: bool = False
-    deliver_at: datetime | None = None
-    group_key: str | None = None
-
-    @property
-    def reach(self) -> Audience:
-        """The endpoints that may take it."""
-        return self.audience or Audience.of(self.tenant_gid)
-
-    def new_delivery_gid(self) -> str:
-        """All deliveries of a message have gids of the time at which it was accepted: they are looked for there."""
-        return new_gid(Kind.DELIVERY) if self.accepted_at is None else new_gid_at(Kind.DELIVERY, self.accepted_at)
-
-    @property
-    def key(self) -> tuple[str, str, str] | None:
-        """The idempotency key: scope, channel, key."""
-        if self.idempotency_key is None:
-            return None
-        return (self.tenant_gid or "", self.channel, self.idempotency_key)
-
-
-@dataclass(frozen=True)
-class AcceptedDelivery:
-    delivery_gid: str
-    endpoint_gid: str
-    status: DeliveryStatus
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A committed message. `new` are the deliveries whose first attempt is to be made, or whose workflow is to be
-    started: none for a duplicate, and none that were parked because their endpoint cannot receive now. `queued` are the
-    endpoints whose consumers have to claim a delivery. `deliver_at`: it gets its deliveries at this time. `fault`: it
-    does not fit the catalogue of event types."""
-
-    message_gid: str
-    channel: str
-    event_type: str
-    published_at: datetime
-    deliveries: tuple[AcceptedDelivery, ...]
-    new: tuple[NewDelivery, ...] = ()
-    queued: frozenset[str] = frozenset()
-    duplicate: bool = False
-    deliver_at: datetime | None = None
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True)
-class UnknownChannel:
-    channel: str
-
-
-@dataclass(frozen=True)
-class KeyReused:
-    """The idempotency key was used before, with another body. `message_gid` is the message that has the key."""
-
-    message_gid: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The inbox of a step cannot be asked about the message, or it cannot go to the endpoint that it names, so nothing
-    was accepted."""
-
-    field: str
-    message: str
-
-
-@dataclass(frozen=True)
-class PayloadRefused:
-    """The message does not fit the catalogue of event types, and its channel rejects that: nothing was accepted."""
-
-    fault: Fault
-
-
-Acceptance = Accepted | UnknownChannel | KeyReused | Refused | PayloadRefused
+from everhook.storage.tables import Delivery, Message, MessageKey, now
 
 
 class Acceptor:
@@ -173,9 +58,9 @@ class Acceptor:
         """`on_queued` is called with the endpoints for which deliveries were queued, after the commit. `direct`: to
         the streams of this process."""
         self._database = database
-        self._defaults = defaults
         self._on_queued = on_queued
         self._direct = direct or DirectHandOut()
+        self._creator = DeliveryCreator(defaults, self._direct)
         self._routes = RouteCache()
         self._catalogue = Catalogue()
         self._group = BatchExecutor(self.transaction, self._apply)
@@ -252,7 +137,7 @@ class Acceptor:
             if publication.message_gid in repeats:
                 return repeats[publication.message_gid]
             await _release_keys(connection, [publication])
-        [accepted] = await self._commit_deliveries(connection, [publication], [(publication, route)], {})
+        [accepted] = await self._creator.create(connection, [publication], [(publication, route)], {})
         return replace(accepted, fault=faults.get(publication.message_gid)) if faults else accepted
 
     async def matching(self, connection: AsyncConnection, publication: Publication) -> Sequence[Route]:
@@ -288,7 +173,7 @@ class Acceptor:
     ) -> Sequence[Accepted]:
         """The same for several messages, in their order. `columns` are further ones of the deliveries."""
         publications = list({publication.message_gid: publication for publication, _ in legs}.values())
-        return await self._commit_deliveries(connection, publications, legs, {}, columns)
+        return await self._creator.create(connection, publications, legs, {}, columns)
 
     def wake_queues(self, endpoint_gids: Collection[str]) -> None:
         """Wake the consumers of endpoints for which deliveries were queued in the transaction of the caller."""
@@ -328,7 +213,7 @@ class Acceptor:
         accepted: list[Accepted] = []
         if later := [p for p in new if p.deliver_at is not None]:
             await insert_scheduled(connection, [_scheduled(p) for p in later])
-            accepted = [_accepted(p) for p in later]
+            accepted = [Accepted.without_deliveries(p) for p in later]
             new = [p for p in new if p.deliver_at is None]
         accepted += await self._deliver(connection, new, routes, addressed, chains)
         if faults:
@@ -370,7 +255,7 @@ class Acceptor:
         publications: Sequence[Publication],
         routes: Mapping[str, Routes],
         addressed: Mapping[str, Route],
-        chains: Mapping[str, "_Chain"],
+        chains: Mapping[str, Chain],
     ) -> list[Accepted]:
         """Match new messages with the routes of their channels, and create their deliveries. `addressed` are the routes
         of those that go to one endpoint, by message."""
@@ -379,131 +264,11 @@ class Acceptor:
         taking: dict[str, Sequence[Route]] = {p.message_gid: routes for p, routes in zip(matched, taken, strict=True)}
         taking |= {gid: (route,) for gid, route in addressed.items()}
         legs = [(p, route) for p in publications for route in taking[p.message_gid]]  # groups go by their order
-        accepted = await self._commit_deliveries(connection, publications, legs, chains)
+        accepted = await self._creator.create(connection, publications, legs, chains)
         unrouted = [one.message_gid for one in accepted if not one.deliveries and not is_reserved(one.channel)]
         if unrouted:
             await connection.execute(update(Message).where(col(Message.gid).in_(unrouted)).values(is_unrouted=True))
         return accepted
-
-    async def _commit_deliveries(
-        self,
-        connection: AsyncConnection,
-        publications: Sequence[Publication],
-        legs: Sequence["_Leg"],
-        chains: Mapping[str, "_Chain"],
-        columns: dict[str, Any] | None = None,
-    ) -> list[Accepted]:
-        """Insert one delivery for each leg. Those to an endpoint that cannot receive now are parked at once; those that
-        consumers pull are queued. Those of a message with a gate wait for it; its first step is opened."""
-        endpoint_gids = sorted({route.endpoint_gid for _, route in legs})
-        found = (
-            await endpoint_states(
-                connection, endpoint_gids, lock_held=True, count_leases=self._direct.is_offered(endpoint_gids)
-            )
-            if legs
-            else {}
-        )
-        states = {gid: state for gid, state in found.items() if not state.is_deleted}
-        moment = now()
-        may_probe = {gid for gid, state in states.items() if state.may_probe(moment)}
-        rows: list[dict[str, Any]] = []
-        queued: list[dict[str, Any]] = []
-        tasks: list[dict[str, Any]] = []
-        events: list[dict[str, Any]] = []
-        deliveries: dict[str, list[AcceptedDelivery]] = {p.message_gid: [] for p in publications}
-        new: dict[str, list[NewDelivery]] = {p.message_gid: [] for p in publications}
-        to_claim: dict[str, set[str]] = {p.message_gid: set() for p in publications}
-        turns = await _Turns.taken(connection, [leg for leg in legs if leg[1].endpoint_gid in states])
-        for publication, route in legs:
-            state = states.get(route.endpoint_gid)
-            if state is None:
-                continue  # deleted meanwhile
-            delivery = self._input(publication, route)
-            if turns.has_to_wait(publication, route, delivery):
-                rows.append(queued_row(delivery, route.tenant_gid, moment, route.subscription_gid))
-                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.QUEUED)
-                deliveries[publication.message_gid].append(accepted)
-                continue
-            if (chain := chains.get(publication.message_gid)) is not None:
-                if route.endpoint_gid in chain.asked:
-                    continue  # it gets the message as a step
-                rows.append(gated_row(delivery, route.tenant_gid, moment, route.subscription_gid))
-                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.GATED)
-                deliveries[publication.message_gid].append(accepted)
-                continue
-            if route.mode is DeliveryMode.INBOX:
-                task = new_task(delivery, route, publication.task, publication.publisher, moment)
-                bound = self._defaults.first_attempt_bound(delivery.policy)
-                rows.append(asked_row(delivery, route.tenant_gid, moment, moment + bound, route.subscription_gid))
-                tasks.append(task)
-                events += opened_events(task, delivery, route.options)
-                new[publication.message_gid].append(NewDelivery(delivery))
-                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AWAITING_DECISION)
-                deliveries[publication.message_gid].append(accepted)
-                continue
-            if route.mode.is_pulled:
-                rows.append(pulled_row(delivery, route.tenant_gid, moment, route.subscription_gid))
-                row = queue_row(delivery.delivery_gid, route.endpoint_gid, moment, delivery.policy)
-                if not await self._direct.lease(connection, state, delivery, _content(publication), row):
-                    to_claim[publication.message_gid].add(route.endpoint_gid)
-                queued.append(row)
-                accepted = AcceptedDelivery(delivery.delivery_gid, route.endpoint_gid, DeliveryStatus.AVAILABLE)
-                deliveries[publication.message_gid].append(accepted)
-                continue
-            goes_out = state.sends or route.endpoint_gid in may_probe
-            may_probe.discard(route.endpoint_gid)
-            bound = self._defaults.first_attempt_bound(delivery.policy) if goes_out else delivery.policy.max_window
-            row = delivery_row(
-                delivery,
-                route.tenant_gid,
-                moment,
-                due_at=moment + bound,
-                parked=not goes_out,
-                subscription_gid=route.subscription_gid,
-            )
-            rows.append(row)
-            status = DeliveryStatus.ACCEPTED if goes_out else DeliveryStatus.PARKED
-            accepted = AcceptedDelivery(delivery.delivery_gid, delivery.endpoint_gid, status)
-            deliveries[publication.message_gid].append(accepted)
-            if goes_out:
-                snapshot = _snapshot(delivery, publication, state, moment)
-                new[publication.message_gid].append(NewDelivery(delivery, snapshot))
-        gates: list[dict[str, Any]] = []
-        for publication in publications if chains else ():
-            if (chain := chains.get(publication.message_gid)) is not None:
-                opened, gate = chain.rows(publication, moment, self._defaults)
-                rows.append(opened.delivery)
-                tasks.append(opened.task)
-                events += opened.events
-                gates.append(gate)
-                new[publication.message_gid].append(NewDelivery(opened.input))
-                deliveries[publication.message_gid].append(
-                    AcceptedDelivery(
-                        opened.delivery["gid"], opened.delivery["endpoint_gid"], DeliveryStatus.AWAITING_DECISION
-                    )
-                )
-        _complete(rows, publications)
-        if rows:
-            await connection.execute(insert_into(Delivery), [row | columns for row in rows] if columns else rows)
-        if turns.rows:
-            await insert_grouped(connection, turns.rows)
-        if gates:
-            await insert_gates(connection, gates)
-        if queued:
-            await enqueue(connection, queued)
-        if tasks:
-            await connection.execute(insert_into(Task), tasks)
-        if events:
-            await connection.execute(insert_into(OperationalEvent), events)
-        return [
-            replace(
-                _accepted(p),
-                deliveries=tuple(deliveries[p.message_gid]),
-                new=tuple(new[p.message_gid]),
-                queued=frozenset(to_claim[p.message_gid]),
-            )
-            for p in publications
-        ]
 
     def _committed(self, acceptances: Sequence[Acceptance]) -> None:
         new = [one for one in acceptances if isinstance(one, Accepted) and not one.duplicate]
@@ -515,44 +280,9 @@ class Acceptor:
                 VALIDATION_FAILURES.labels(ValidationMode.WARN, one.fault.kind).inc()
         self.wake_queues({gid for one in new for gid in one.queued})
 
-    def _input(self, publication: Publication, route: Route) -> DeliveryInput:
-        if publication.single_attempt:
-            route = replace(route, policy=one_attempt(route.policy))
-        return first_input(
-            publication.new_delivery_gid(),
-            publication.message_gid,
-            publication.channel,
-            publication.event_type,
-            route,
-            self._defaults,
-        )
-
-
-def _complete(rows: Sequence[dict[str, Any]], publications: Sequence[Publication]) -> None:
-    """Add what deliveries have of their messages. All deliveries of a message have gids and times of the time at which
-    it was accepted: queries and retention rely on it."""
-    special = {p.message_gid: p for p in publications if p.accepted_at or p.single_attempt or p.group_key}
-    for row in rows if special else ():
-        if (publication := special.get(row["message_gid"])) is not None:
-            row["accepted_at"] = publication.accepted_at or row["accepted_at"]
-            row["single_attempt"] = publication.single_attempt or None
-            row["group_key"] = publication.group_key
-
 
 def _rejects(publication: Publication, routes: Mapping[str, Routes]) -> bool:
     return routes[publication.channel].validation is ValidationMode.REJECT
-
-
-def _accepted(publication: Publication) -> Accepted:
-    """An accepted message, without deliveries yet."""
-    return Accepted(
-        message_gid=publication.message_gid,
-        channel=publication.channel,
-        event_type=publication.event_type,
-        published_at=publication.published_at,
-        deliveries=(),
-        deliver_at=publication.deliver_at,
-    )
 
 
 def _scheduled(publication: Publication) -> dict[str, Any]:
@@ -586,9 +316,6 @@ NO_GROUP = "cannot be combined with a gate: a message that waits for people woul
 NO_ENDPOINT = "there is no such endpoint"
 """Also for one of another tenant: callers cannot tell which."""
 
-_Leg = tuple[Publication, Route]
-"""A new message and a route that takes it."""
-
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:
     return Candidate(
@@ -597,104 +324,6 @@ def _candidate(publication: Publication, routes: Routes) -> Candidate:
         publication.payload,
         publication.content,
         routes,
-        publication.attributes,
-    )
-
-
-class _Turns:
-    """The turns of new deliveries in their groups. `rows` are their positions, for `insert_grouped`."""
-
-    def __init__(self, positions: Mapping[Group, Positions]) -> None:
-        self._free = {group for group, each in positions.items() if each.is_free}
-        self._next = {group: each.first for group, each in positions.items()}
-        self.rows: list[dict[str, Any]] = []
-
-    @classmethod
-    async def taken(cls, connection: AsyncConnection, legs: Sequence["_Leg"]) -> "_Turns":
-        """Take positions for deliveries that are to be created. Reads and writes nothing unless some have a group."""
-        groups = Counter(_group(publication, route) for publication, route in legs if publication.group_key is not None)
-        del groups[None]
-        return cls(await take_positions(connection, {group: n for group, n in groups.items() if group is not None}))
-
-    def has_to_wait(self, publication: Publication, route: Route, delivery: DeliveryInput) -> bool:
-        """Whether a delivery waits for others. Asked once for each, in their order."""
-        group = _group(publication, route)
-        if group is None:
-            return False
-        position, self._next[group] = self._next[group], self._next[group] + 1
-        self.rows.append(
-            {
-                "delivery_gid": delivery.delivery_gid,
-                "endpoint_gid": group[0],
-                "group_key": group[1],
-                "position": position,
-            }
-        )
-        is_first, self._free = group in self._free, self._free - {group}
-        return not is_first
-
-
-def _group(publication: Publication, route: Route) -> Group | None:
-    """The group of a delivery. A further delivery of a message that was accepted before goes out of order."""
-    if publication.group_key is None or not is_ordered(route.mode):
-        return None
-    return route.endpoint_gid, publication.group_key
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """The steps of a gate, of which at least one is asked. `inboxes` are those of the steps that are asked."""
-
-    steps: Sequence[Step]
-    matching: frozenset[int]
-    inboxes: Mapping[str, Route]
-
-    @property
-    def asked(self) -> Collection[str]:
-        """The inboxes of the steps that are asked."""
-        return {self.steps[index].inbox for index in self.matching}
-
-    def rows(
-        self, publication: Publication, moment: datetime, defaults: InputDefaults
-    ) -> tuple[Asking, dict[str, Any]]:
-        """The rows of the first step, and that of the gate.
-
-        The deliveries of later steps have their gids from the beginning: all deliveries of a message have gids of the
-        time at which it was accepted.
-        """
-        first = min(self.matching)
-        steps = [
-            {
-                **step.document,
-                **({"deliveryGid": publication.new_delivery_gid()} if at in self.matching else {"skipped": True}),
-            }
-            for at, step in enumerate(self.steps)
-        ]
-        inbox, delivery_gid = self.inboxes[self.steps[first].inbox], steps[first]["deliveryGid"]
-        delivery = first_input(
-            delivery_gid, publication.message_gid, publication.channel, publication.event_type, inbox, defaults
-        )
-        task = task_of(steps[first], publication.task)
-        gate = {
-            "gid": new_gid(Kind.GATE),
-            "message_gid": publication.message_gid,
-            "steps": steps,
-            "step": first,
-            "delivery_gid": delivery_gid,
-            "task": dict(publication.task),
-            "state": GateState.OPEN,
-            "created_at": moment,
-        }
-        return asking(delivery, inbox, task, publication.publisher, defaults, moment, moment), gate
-
-
-def _content(publication: Publication) -> Content:
-    return Content(
-        publication.message_gid,
-        publication.channel,
-        publication.event_type,
-        publication.payload,
-        publication.published_at,
         publication.attributes,
     )
 
@@ -721,14 +350,14 @@ async def _addressed(
 
 async def _chains(
     connection: AsyncConnection, publications: Sequence[Publication], routes: Mapping[str, Routes]
-) -> tuple[Mapping[str, _Chain], Mapping[str, Refused]]:
+) -> tuple[Mapping[str, Chain], Mapping[str, Refused]]:
     """The gates of messages, by their gids, and those that cannot be asked. Messages without a step that is asked are
     left out. Reads nothing unless there are gates."""
     gated = [(p, steps) for p in publications if (steps := routes[p.channel].gates if p.gates is None else p.gates)]
     if not gated:
         return {}, {}
     found = await inboxes(connection, {step.inbox for _, steps in gated for step in steps})
-    chains: dict[str, _Chain] = {}
+    chains: dict[str, Chain] = {}
     refused: dict[str, Refused] = {}
     for publication, steps in gated:
         if (refusal := _refusal(publication, steps, found)) is not None:
@@ -736,7 +365,7 @@ async def _chains(
         elif matching := await match_steps(steps, publication.payload, publication.content, publication.attributes):
             if publication.group_key is not None:
                 refused[publication.message_gid] = Refused("groupKey", NO_GROUP)
-            chains[publication.message_gid] = _Chain(steps, matching, found)
+            chains[publication.message_gid] = Chain(steps, matching, found)
     return chains, refused
 
 
@@ -753,32 +382,6 @@ def _refusal(publication: Publication, steps: Sequence[Step], found: Mapping[str
                 )
             return Refused(f"gates[{index}].inbox", what)
     return None
-
-
-def _snapshot(
-    delivery: DeliveryInput, publication: Publication, state: EndpointState, moment: datetime
-) -> DeliverySnapshot:
-    return DeliverySnapshot(
-        gid=delivery.delivery_gid,
-        status=DeliveryStatus.ACCEPTED,
-        round=delivery.round,
-        attempts=0,
-        message_gid=publication.message_gid,
-        channel=publication.channel,
-        event_type=publication.event_type,
-        payload=publication.payload,
-        published_at=publication.published_at,
-        accepted_at=moment,
-        traceparent=publication.traceparent,
-        attributes=publication.attributes,
-        group_key=publication.group_key,
-        is_scheduled=publication.accepted_at is not None,
-        endpoint_version=state.version,
-        endpoint_deleted=False,
-        state=state.state,
-        hold=state.hold,
-        failures=state.failures,
-    )
 
 
 async def _insert_messages(

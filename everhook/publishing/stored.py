@@ -7,8 +7,8 @@ import orjson
 
 from everhook.publishing.gates import Step
 from everhook.publishing.matching import parse_exactly
+from everhook.publishing.publication import Publication
 from everhook.publishing.rows import Publisher
-from everhook.publishing.store import Publication
 
 
 def published_before(

@@ -14,8 +14,9 @@ from everhook.contracts import ReplayProgress
 from everhook.delivery.inputs import NewDelivery
 from everhook.delivery.inputs_store import InputDefaults, load_inputs_of
 from everhook.publishing.matching import matches_type
+from everhook.publishing.publication import Publication
 from everhook.publishing.routing import Routes
-from everhook.publishing.store import Acceptor, Publication
+from everhook.publishing.store import Acceptor
 from everhook.redelivery import store
 from everhook.redelivery.rounds import is_addressed, open_round, publication_of
 from everhook.redelivery.store import MessageGate

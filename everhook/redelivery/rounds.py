@@ -8,7 +8,7 @@ from everhook.contracts import TERMINAL_STATUSES, DeliveryMode, DeliveryStatus
 from everhook.delivery.inputs_store import InputDefaults
 from everhook.inbox.deadlines_store import ask_again
 from everhook.notifications.events import is_reserved
-from everhook.publishing.store import Publication
+from everhook.publishing.publication import Publication
 from everhook.publishing.stored import published_before
 from everhook.pulling.queue_store import requeue
 from everhook.redelivery.store import Leg, LockedMessage, MessageGate

@@ -26,9 +26,10 @@ from everhook.errors import (
 )
 from everhook.lifecycle.service import Viewer
 from everhook.notifications.events import is_reserved
+from everhook.publishing.publication import Accepted, Publication
 from everhook.publishing.routing import Audience, Route
 from everhook.publishing.schedules_store import is_scheduled
-from everhook.publishing.store import Accepted, Acceptor, Publication
+from everhook.publishing.store import Acceptor
 from everhook.redelivery import store
 from everhook.redelivery.rounds import CAN_BE_REPLAYED, MAX_REASON, is_addressed, open_round, publication_of
 from everhook.redelivery.store import Leg, MessageGate

@@ -21,7 +21,7 @@ from everhook.delivery.store import dead_letter
 from everhook.endpoints.service import EndpointService
 from everhook.errors import InvalidField
 from everhook.notifications.publisher_store import EventPublisher
-from everhook.publishing import store
+from everhook.publishing import creation_store
 from everhook.pulling import direct, queue_store
 from everhook.pulling.queue_store import enqueue
 from everhook.pulling.service import PullQueue
@@ -416,7 +416,7 @@ async def test_a_publish_that_fails_does_not_change_the_stream(server: Server, m
     async with server.stream(gid) as (stream, _):
         await offered(api, gid)
         with monkeypatch.context() as broken:
-            broken.setattr(store, "enqueue", _fails)
+            broken.setattr(creation_store, "enqueue", _fails)
             assert_problem(await api.post("/v1/channels/orders/messages", {"type": "a", "payload": {}}), 422)
         await api.publish({"n": 1})
         (event,) = await stream.take(1)
@@ -464,7 +464,7 @@ async def test_a_delivery_for_a_stream_that_has_left_is_handed_to_another_at_onc
 
     async with server.stream(gid):
         await offered(api, gid)
-        monkeypatch.setattr(store, "enqueue", slow)
+        monkeypatch.setattr(creation_store, "enqueue", slow)
         publishing = asyncio.create_task(api.publish({"n": 1}))
         await reached.wait()
     await assert_eventually(lambda: _assert_open(api, 0))  # it left while its lease was not committed

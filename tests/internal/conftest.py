@@ -14,7 +14,7 @@ from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import EndpointView, route_to
 from everhook.internal.email import Mailer
 from everhook.internal.service import InternalHandlers
-from everhook.publishing.store import Accepted
+from everhook.publishing.publication import Accepted
 from everhook.settings import MailServer
 from everhook.signing import secrets_store as secrets
 from everhook.storage.tables import DEFAULT_TENANT_GID, Attempt, Delivery, Endpoint

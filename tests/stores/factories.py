@@ -16,7 +16,8 @@ from everhook.delivery.inputs_store import InputDefaults
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
 from everhook.ids import Kind, new_gid
-from everhook.publishing.store import Acceptance, Accepted, Acceptor, Publication
+from everhook.publishing.publication import Acceptance, Accepted, Publication
+from everhook.publishing.store import Acceptor
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing, new_master_key
 from everhook.storage.tables import (

@@ -15,7 +15,7 @@ from everhook.contracts import DeliveryInput, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
-from everhook.publishing.store import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
+from everhook.publishing.publication import Acceptance, Accepted, KeyReused, Publication, UnknownChannel
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.statements import table_of
 from everhook.storage.tables import DEFAULT_TENANT_GID, Delivery, Endpoint, Message, MessageKey, Subscription

@@ -15,7 +15,7 @@ from everhook.delivery import parked_store
 from everhook.delivery import store as deliveries
 from everhook.delivery.parked_store import Parked
 from everhook.delivery.snapshot_store import SnapshotLoader
-from everhook.publishing.store import Accepted
+from everhook.publishing.publication import Accepted
 from everhook.storage.engine import Database
 from everhook.storage.tables import Delivery, Endpoint, now
 from tests.stores.factories import Store, accepted, moment, publication

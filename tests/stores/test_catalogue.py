@@ -11,7 +11,7 @@ from everhook.channels import store as channels
 from everhook.event_types import store as event_types
 from everhook.event_types.modes import FaultKind, ValidationMode
 from everhook.event_types.service import NewEventType, _row
-from everhook.publishing.store import Accepted, PayloadRefused
+from everhook.publishing.publication import Accepted, PayloadRefused
 from everhook.storage.engine import Database
 from everhook.storage.tables import Message
 from tests.stores.factories import Store, publication

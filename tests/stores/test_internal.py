@@ -10,7 +10,7 @@ from everhook.delivery.parked_store import count_parked
 from everhook.endpoints import store as endpoints
 from everhook.endpoints.store import route_to
 from everhook.internal import store as handlers
-from everhook.publishing.store import Accepted
+from everhook.publishing.publication import Accepted
 from everhook.signing import secrets_store as secrets
 from everhook.storage.tables import EndpointSecret, Message, now
 from everhook.storage.tenant_scope import TenantScope

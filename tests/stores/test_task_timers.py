@@ -18,7 +18,7 @@ from everhook.errors import DomainError, Forbidden
 from everhook.inbox.store import TaskFilter
 from everhook.inbox.tasks import Person
 from everhook.notifications.events import TASKS_CHANNEL
-from everhook.publishing.store import AcceptedDelivery
+from everhook.publishing.publication import AcceptedDelivery
 from everhook.receipts.keys_store import IssuerCache
 from everhook.receipts.receipt import claims_of
 from everhook.storage.engine import Database
