@@ -32,7 +32,6 @@ from api.dependencies import ServicesDep
 from api.problems import Problem, invalid
 from api.schemas import Policy
 from everhook.delivery.policy import DeliveryPolicy, readable, resolve
-from everhook.endpoints import store as endpoints
 from everhook.errors import DomainError, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
 from everhook.inbox.tasks import DEFAULT_DUE_S, OnDue, defaults_of
@@ -102,7 +101,8 @@ async def show_list(
 ) -> Response:
     async with store.reading() as session:
         page = await services.channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
-        inboxes = await endpoints.by_gid(session, {step["inbox"] for row in page.rows for step in row.gates or ()})
+        gids = {step["inbox"] for row in page.rows for step in row.gates or ()}
+        inboxes = await services.endpoints.by_gid(session, gids)
     view = ListView(
         lines=tuple(_line(row, inboxes) for row in page.rows),
         pager=pager("/channels", {}, cursor, page.next_key),

@@ -17,6 +17,8 @@ from everhook.storage.paging import Page
 from everhook.storage.tables import Channel
 from everhook.storage.tenant_scope import TenantScope
 
+MAX_NAMES = 500
+
 
 class ChannelChanges(TypedDict, total=False):
     """New values of settings; settings that are absent stay as they are."""
@@ -72,6 +74,14 @@ class ChannelService:
         if channel is None:
             raise NotFound("channel", name)
         return channel
+
+    async def find(self, session: Session, name: str) -> Channel | None:
+        """None for one that does not exist, such as the deleted channel of an earlier delivery."""
+        return await channels.get(session, name)
+
+    async def names(self, session: Session) -> list[str]:
+        """The first `MAX_NAMES` names, in order."""
+        return [row.name for row in (await channels.page(session, after=None, limit=MAX_NAMES)).rows]
 
     async def page(self, session: Session, *, after: str | None, limit: int) -> Page[Channel]:
         """One page, by name."""
