@@ -293,6 +293,32 @@ def test_no_route_uses_the_unscoped_database() -> None:
     assert wrong - {"api/main.py", "api/dependencies.py"} == set()
 
 
+BUILDS_SCOPES = "api/dependencies.py"
+"""`Services.scope_of` is the only place of the API that builds a `TenantScope`: for the tenant of a caller."""
+
+
+def test_no_route_makes_itself_a_scope_of_everything() -> None:
+    """A route gets the scope of its caller. A constant None instead of a tenant would be the unscoped database."""
+    wrong = [
+        f"{name_of(path)}:{call}"
+        for path in product_files()
+        if package_of(name_of(path)) == "api" and name_of(path) != BUILDS_SCOPES
+        for call in _unscoped(_tree(path))
+    ]
+    assert wrong == []
+
+
+def _unscoped(tree: ast.Module) -> Iterator[str]:
+    """Calls of `TenantScope`, and of `scope_of` with a constant None."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            is_none = any(isinstance(value, ast.Constant) and value.value is None for value in given)
+            if called == "TenantScope" or (called == "scope_of" and is_none):
+                yield f"{node.lineno} {ast.unparse(node)}"
+
+
 def test_the_modules_of_the_api_have_no_import_cycle() -> None:
     graph: dict[str, set[str]] = defaultdict(set)
     for f in imports():
@@ -449,6 +475,22 @@ def test_the_walk_finds_imports_at_any_level(source: str, expected: list[tuple[s
 )
 def test_functions_of_stores_are_found(source: str, is_refused: bool) -> None:
     assert bool(list(_functions_of_stores(ast.parse(source)))) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("source", "is_refused"),
+    [
+        ("services.scope_of(None)", True),
+        ("services.scope_of(tenant_gid=None)", True),
+        ("async def f():\n    async with services.scope_of(None).reading() as session: ...", True),
+        ("TenantScope(services.database)", True),
+        ("tenant_scope.TenantScope(database, tenant_gid)", True),
+        ("services.scope_of(caller.tenant_gid)", False),
+        ("def f(store: TenantScope) -> None: ...", False),
+    ],
+)
+def test_scopes_of_everything_are_found(source: str, is_refused: bool) -> None:
+    assert bool(list(_unscoped(ast.parse(source)))) == is_refused
 
 
 def test_the_walk_sees_the_whole_product() -> None:
