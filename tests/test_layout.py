@@ -252,6 +252,35 @@ def test_the_api_holds_no_sql() -> None:
     assert wrong == set()
 
 
+def test_the_api_calls_use_cases_and_not_stores() -> None:
+    """From stores it imports classes and constants, such as filters and rows, and no functions. The application
+    itself builds the services from stores."""
+    wrong = [
+        f"{name_of(path)}:{found}"
+        for path in product_files()
+        if package_of(name_of(path)) == "api" and name_of(path) != "api/main.py"
+        for found in _functions_of_stores(_tree(path))
+    ]
+    assert wrong == []
+
+
+def _functions_of_stores(tree: ast.Module) -> Iterator[str]:
+    """Imports from stores that give access to their functions: of the module itself, and of names in lower case."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (f"{node.lineno} imports {alias.name}" for alias in node.names if _is_store(alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                of_store = _is_store(node.module) and not alias.name[0].isupper()
+                if of_store or (_is_store(name) and _is_module(node.module, alias.name)):
+                    yield f"{node.lineno} imports {name}"
+
+
+def _is_store(module: str) -> bool:
+    return module.endswith((".store", "_store"))
+
+
 def test_no_route_uses_the_unscoped_database() -> None:
     """Routes and pages read and write through the scope of their caller, or call a use case."""
     wrong = {
@@ -262,6 +291,32 @@ def test_no_route_uses_the_unscoped_database() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "database"
     }
     assert wrong - {"api/main.py", "api/dependencies.py"} == set()
+
+
+BUILDS_SCOPES = "api/dependencies.py"
+"""`Services.scope_of` is the only place of the API that builds a `TenantScope`: for the tenant of a caller."""
+
+
+def test_no_route_makes_itself_a_scope_of_everything() -> None:
+    """A route gets the scope of its caller. A constant None instead of a tenant would be the unscoped database."""
+    wrong = [
+        f"{name_of(path)}:{call}"
+        for path in product_files()
+        if package_of(name_of(path)) == "api" and name_of(path) != BUILDS_SCOPES
+        for call in _unscoped(_tree(path))
+    ]
+    assert wrong == []
+
+
+def _unscoped(tree: ast.Module) -> Iterator[str]:
+    """Calls of `TenantScope`, and of `scope_of` with a constant None."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            is_none = any(isinstance(value, ast.Constant) and value.value is None for value in given)
+            if called == "TenantScope" or (called == "scope_of" and is_none):
+                yield f"{node.lineno} {ast.unparse(node)}"
 
 
 def test_the_modules_of_the_api_have_no_import_cycle() -> None:
@@ -402,6 +457,40 @@ def _files_of_the_repository() -> list[str]:
 )
 def test_the_walk_finds_imports_at_any_level(source: str, expected: list[tuple[str, bool, bool]]) -> None:
     assert [(f.module, f.in_function, f.passed_through) for f in imports_of(source, "x.py")] == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "is_refused"),
+    [
+        ("import everhook.endpoints.store", True),
+        ("from everhook.endpoints import store as endpoints", True),
+        ("from everhook.endpoints import list_store", True),
+        ("from everhook.audit.store import Actor, record_audit", True),
+        ("from everhook.audit.store import *", True),
+        ("def f():\n    from everhook.audit.store import record_audit", True),
+        ("from everhook.audit.store import Actor", False),
+        ("from everhook.health.backlog_store import COUNT_AT_MOST, Backlog", False),
+        ("from everhook.endpoints.service import EndpointService, check_mode", False),
+    ],
+)
+def test_functions_of_stores_are_found(source: str, is_refused: bool) -> None:
+    assert bool(list(_functions_of_stores(ast.parse(source)))) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("source", "is_refused"),
+    [
+        ("services.scope_of(None)", True),
+        ("services.scope_of(tenant_gid=None)", True),
+        ("async def f():\n    async with services.scope_of(None).reading() as session: ...", True),
+        ("TenantScope(services.database)", True),
+        ("tenant_scope.TenantScope(database, tenant_gid)", True),
+        ("services.scope_of(caller.tenant_gid)", False),
+        ("def f(store: TenantScope) -> None: ...", False),
+    ],
+)
+def test_scopes_of_everything_are_found(source: str, is_refused: bool) -> None:
+    assert bool(list(_unscoped(ast.parse(source)))) == is_refused
 
 
 def test_the_walk_sees_the_whole_product() -> None:

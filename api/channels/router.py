@@ -5,11 +5,11 @@ from http import HTTPStatus
 from fastapi import APIRouter, Response
 
 from api import problem_types, render
-from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch, gates_of
+from api.channels.schemas import ChannelIn, ChannelOut, ChannelPatch
 from api.dependencies import Paging, Principal, ServicesDep, Store
 from api.idempotency import OnceDep
 from api.problems import documents, invalid, refuse_nulls
-from api.schemas import ListOf, Name, circuit_of, spec_of
+from api.schemas import ListOf, Name
 
 router = APIRouter(prefix="/channels", tags=["channels"])
 
@@ -20,16 +20,7 @@ async def create_channel(
 ) -> ChannelOut:
     """Create a channel to publish to. Its policy is the default of all deliveries from it."""
     async with once.writing(store) as session:
-        channel = await services.channels.create(
-            session,
-            caller.actor,
-            body.name,
-            spec_of(body.policy),
-            gates_of(body.gates),
-            circuit_of(body.circuit),
-            body.validation,
-            body.retention_days,
-        )
+        channel = await services.channels.create(session, caller.actor, body.new())
         return await once.keep(session, render.channel(channel), HTTPStatus.CREATED)
 
 
@@ -60,22 +51,7 @@ async def update_channel(
     if not body.model_fields_set:
         raise invalid("policy", "is required, unless `circuit`, `gates`, `validation` or `retentionDays` are given")
     refuse_nulls(body, ("policy", "circuit", "gates", "retention_days"))
-    async with store.writing() as session:
-        channel = await services.channels.get(session, name)
-        if "gates" in body.model_fields_set:  # first: it locks inboxes, and the deletion of one locks channels after it
-            channel = await services.channels.set_gates(session, caller.actor, name, gates_of(body.gates))
-        if "policy" in body.model_fields_set:
-            channel = await services.channels.set_policy(session, caller.actor, name, spec_of(body.policy))
-        if body.validation is not None:
-            channel = await services.channels.set_validation(session, caller.actor, name, body.validation)
-        if "retention_days" in body.model_fields_set:
-            channel = await services.channels.set_retention(session, caller.actor, name, body.retention_days)
-        if "circuit" in body.model_fields_set:
-            channel = await services.channels.set_circuit(session, caller.actor, name, circuit_of(body.circuit))
-        response = render.channel(channel)
-    if "circuit" in body.model_fields_set:
-        services.channels.circuit_changed(name)
-    return response
+    return render.channel(await services.channels.change(store, caller.actor, name, body.changes()))
 
 
 @router.delete(

@@ -1,11 +1,23 @@
 """Channels as requests and responses show them."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ApiModel, CircuitSettings, Gid, GivenOnly, Name, Number, Policy, Stored
+from api.schemas import (
+    ApiModel,
+    CircuitSettings,
+    Gid,
+    GivenOnly,
+    Name,
+    Number,
+    Policy,
+    Stored,
+    circuit_of,
+    spec_of,
+)
+from everhook.channels.service import ChannelChanges, NewChannel
 from everhook.event_types.modes import ValidationMode
 from everhook.publishing.gates import MAX_STEPS
 
@@ -37,8 +49,8 @@ class GateStep(GivenOnly):
 Gates = Annotated[list[GateStep], Field(max_length=MAX_STEPS)]
 
 
-def gates_of(gates: list[GateStep] | None) -> list[dict[str, Any]] | None:
-    """Gates as requests spell them."""
+def _gates_of(gates: list[GateStep] | None) -> list[dict[str, Any]] | None:
+    """Gates as the use cases take them."""
     return [step.model_dump() for step in gates] if gates is not None else None
 
 
@@ -52,6 +64,17 @@ class ChannelIn(ApiModel):
     validation: ValidationMode = Field(ValidationMode.OFF, description=_VALIDATION)
     retention_days: Days | None = Field(None, description=_RETENTION)
 
+    def new(self) -> NewChannel:
+        """As the use case takes it."""
+        return NewChannel(
+            name=self.name,
+            policy=spec_of(self.policy),
+            gates=_gates_of(self.gates),
+            circuit=circuit_of(self.circuit),
+            validation=self.validation,
+            retention_days=self.retention_days,
+        )
+
 
 class ChannelPatch(ApiModel):
     """At least one field is required. A field that is absent keeps its value."""
@@ -63,6 +86,17 @@ class ChannelPatch(ApiModel):
     gates: Gates | None = Field(None, description=_GATES)
     validation: ValidationMode | None = Field(None, description=f"{_VALIDATION} Not null.")
     retention_days: Days | None = Field(None, description=_RETENTION)
+
+    def changes(self) -> ChannelChanges:
+        """As the use case takes them: what was given, and nothing else."""
+        values = {
+            "policy": spec_of(self.policy),
+            "circuit": circuit_of(self.circuit),
+            "gates": _gates_of(self.gates),
+            "validation": self.validation,
+            "retention_days": self.retention_days,
+        }
+        return cast(ChannelChanges, {name: value for name, value in values.items() if name in self.model_fields_set})
 
 
 class ChannelOut(ApiModel):

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.channels.schemas import ChannelIn, ChannelPatch, gates_of
+from api.channels.schemas import ChannelIn, ChannelPatch
 from api.dashboard import charts, circuit_form, policy_form, states
 from api.dashboard.charts import Chart
 from api.dashboard.endpoint_names import inbox_name
@@ -30,9 +30,8 @@ from api.dashboard.pages import (
 )
 from api.dependencies import ServicesDep
 from api.problems import Problem, invalid
-from api.schemas import Policy, circuit_of, spec_of
+from api.schemas import Policy
 from everhook.delivery.policy import DeliveryPolicy, readable, resolve
-from everhook.endpoints import store as endpoints
 from everhook.errors import DomainError, InvalidField, NotFound
 from everhook.event_types.modes import ValidationMode
 from everhook.inbox.tasks import DEFAULT_DUE_S, OnDue, defaults_of
@@ -102,7 +101,8 @@ async def show_list(
 ) -> Response:
     async with store.reading() as session:
         page = await services.channels.page(session, after=after("/channels", {}, cursor), limit=PAGE)
-        inboxes = await endpoints.by_gid(session, {step["inbox"] for row in page.rows for step in row.gates or ()})
+        gids = {step["inbox"] for row in page.rows for step in row.gates or ()}
+        inboxes = await services.endpoints.by_gid(session, gids)
     view = ListView(
         lines=tuple(_line(row, inboxes) for row in page.rows),
         pager=pager("/channels", {}, cursor, page.next_key),
@@ -135,16 +135,7 @@ async def create(
             retention_days=_retention(form),
         )
         async with store.writing() as session:
-            await services.channels.create(
-                session,
-                viewer.caller.actor,
-                new.name,
-                spec_of(new.policy),
-                gates_of(new.gates),
-                circuit=circuit_of(new.circuit),
-                validation=new.validation,
-                retention_days=new.retention_days,
-            )
+            await services.channels.create(session, viewer.caller.actor, new.new())
     except (ValidationError, Problem, DomainError) as error:
         return _form(request, viewer, form.values, error=error)
     return see_other(viewer, "/channels", "created")
@@ -173,22 +164,15 @@ async def edit(
 ) -> Response:
     try:
         changes = ChannelPatch(
-            policy=_policy(form), gates=_gates(form), validation=_validation(form), retention_days=_retention(form)
-        )
-        circuit, gates, actor = circuit_of(circuit_form.circuit(form)), gates_of(changes.gates), viewer.caller.actor
-        async with store.writing() as session:
-            if gates is not None and gates != ((await services.channels.get(session, name)).gates or []):
-                await services.channels.set_gates(session, actor, name, gates)  # first: see there
-            channel = await services.channels.set_policy(session, actor, name, spec_of(changes.policy))
-            before = channel.circuit
-            if circuit != before:
-                await services.channels.set_circuit(session, actor, name, circuit)
-            if changes.validation is not None and changes.validation is not channel.validation:
-                await services.channels.set_validation(session, actor, name, changes.validation)
-            if changes.retention_days != channel.retention_days:
-                await services.channels.set_retention(session, actor, name, changes.retention_days)
-        if circuit != before:
-            services.channels.circuit_changed(name)
+            policy=_policy(form),
+            gates=_gates(form),
+            validation=_validation(form),
+            retention_days=_retention(form),
+            circuit=circuit_form.circuit(form),
+        ).changes()
+        if changes["gates"] is None:
+            del changes["gates"]
+        await services.channels.change(store, viewer.caller.actor, name, changes, only_different=True)
     except NotFound:
         raise
     except (ValidationError, Problem, DomainError) as error:

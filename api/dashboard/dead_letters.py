@@ -57,7 +57,7 @@ async def show_list(
     page: Page[Delivery] = Page((), None)
     matched = 0
     async with store.reading() as session:
-        names = await filters.channel_names(session)
+        names = await services.channels.names(session)
         try:
             if asked.choice is not None:
                 query = asked.choice.query()
@@ -65,7 +65,7 @@ async def show_list(
                 matched = await services.dead_letters.count(session, query)
         except InvalidField as error:
             asked = asked.refused(error)
-        lines = await lines_of(session, page.rows)
+        lines = await lines_of(services.endpoints, session, page.rows)
     view = ListView(
         lines=lines,
         matched=matched,
@@ -97,7 +97,7 @@ async def act_on_selected(
         raise InvalidField("gid", "tick at least one dead letter")
     async with store.reading() as session:
         rows = [await services.deliveries.find(session, gid) for gid in gids]
-        lines = await lines_of(session, rows)
+        lines = await lines_of(services.endpoints, session, rows)
     if decision is Decision.DISCARD and "sure" not in form:
         return render(
             request,

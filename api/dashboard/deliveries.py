@@ -24,14 +24,12 @@ from api.dashboard.pages import (
     see_other,
 )
 from api.dependencies import Services, ServicesDep
-from everhook.channels import store as channels
 from everhook.contracts import TERMINAL_STATUSES, DeliveryStatus
 from everhook.delivery.policy import resolve
 from everhook.delivery.service import DeliveryService, rendered_body
-from everhook.endpoints import store as endpoints
+from everhook.endpoints.service import EndpointService
 from everhook.errors import InvalidField, NotFound
 from everhook.ids import delivery_workflow_id
-from everhook.inbox import store as tasks
 from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import Attempt, Delivery, Endpoint, Message, Receipt, now
@@ -113,7 +111,7 @@ class DetailView:
     may_send_again: bool
 
 
-async def lines_of(session: Session, rows: Collection[Delivery]) -> tuple[Line, ...]:
+async def lines_of(endpoints: EndpointService, session: Session, rows: Collection[Delivery]) -> tuple[Line, ...]:
     known = await endpoints.by_gid(session, {row.endpoint_gid for row in rows})
     return tuple(Line(row, known.get(row.endpoint_gid)) for row in rows)
 
@@ -126,13 +124,13 @@ async def show_list(
     previous = after("/deliveries", asked.chosen, cursor)
     page: Page[Delivery] = Page((), None)
     async with store.reading() as session:
-        names = await filters.channel_names(session)
+        names = await services.channels.names(session)
         try:
             if asked.choice is not None:
                 page = await services.deliveries.page(session, asked.choice.query(), after=previous, limit=PAGE)
         except InvalidField as error:
             asked = asked.refused(error)
-        lines = await lines_of(session, page.rows)
+        lines = await lines_of(services.endpoints, session, page.rows)
     view = ListView(
         lines=lines,
         filters=asked,
@@ -193,10 +191,10 @@ async def _detail(
         view = await services.deliveries.view(session, delivery, after=previous, limit=ATTEMPTS)
         page = view.page
         shown = await _shown_attempt(services.deliveries, session, gid, attempt) or next(iter(page.attempts), None)
-        known = await endpoints.by_gid(session, {delivery.endpoint_gid})
+        known = await services.endpoints.by_gid(session, {delivery.endpoint_gid})
         policies = {number: policy for number, (_, policy) in view.rounds.items()}
-        channel = await channels.get(session, delivery.channel)
-        task_gid = await tasks.task_of_delivery(session, gid)
+        channel = await services.channels.find(session, delivery.channel)
+        task_gid = await services.tasks.of_delivery(session, gid)
         sent = await _sent(session, message, shown)
     endpoint = known.get(delivery.endpoint_gid)
     status = delivery.status

@@ -15,7 +15,6 @@ from api.dashboard import alerts_form, charts, circuit_form, overview, policy_fo
 from api.dashboard.alerts_form import LimitLine
 from api.dashboard.charts import Chart, Column, Span
 from api.dashboard.endpoint_names import MODES, endpoint_title
-from api.dashboard.filters import channel_names
 from api.dashboard.forms import AUTH_FIELDS, Form, FormError
 from api.dashboard.numbers import number, whole
 from api.dashboard.pages import (
@@ -49,26 +48,26 @@ from everhook.contracts import DeliveryMode
 from everhook.credentials.auth import AuthType, fields_of
 from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.policy import resolve
-from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints.list_store import AttemptRow, EndpointFilter, EndpointRow, EndpointTraffic, Sort, State
-from everhook.endpoints.service import EndpointCommand
+from everhook.endpoints.service import EndpointCommand, EndpointList
 from everhook.endpoints.store import EndpointView
 from everhook.endpoints.subscriptions import NewSubscription
 from everhook.errors import DomainError, NotFound
 from everhook.health.endpoint_alerts import AlertName, RaisedAlert
 from everhook.health.score import AttemptStats, Health, Window
-from everhook.health.store import RecurringError, healths, stats_of_endpoints
+from everhook.health.service import ListedHealth
+from everhook.health.store import RecurringError
 from everhook.inbox.tasks import defaults_of
 from everhook.notifications.events import EventKind
 from everhook.pulling.queue_store import QueueView
 from everhook.settings import Settings
 from everhook.signing.schemes import DEFAULT_SCHEMES, SignatureScheme
-from everhook.storage.engine import Session
 from everhook.storage.tables import OperationalEvent, Subscription, now
 from everhook.storage.tenant_scope import TenantScope
 
 PAGE = 50
 SPARK_STEPS, SPARK_MINUTES = 20, 3
+EVENTS_AT_MOST = 200
 RECENT_DELIVERIES, RECENT_ATTEMPTS = 20, 15
 FAULTS_SHOWN = 5
 TYPES_SHOWN = 200
@@ -167,6 +166,7 @@ class DetailView:
 async def show_list(
     request: Request,
     viewer: ViewerDep,
+    services: ServicesDep,
     store: StoreDep,
     search: str = "",
     state: str = "",
@@ -178,16 +178,17 @@ async def show_list(
     page = min(max(page, 1), 10_000)
     since = _begin(SPARK_STEPS, SPARK_MINUTES)
     async with store.reading() as session:
-        views, has_more = await endpoint_list.page(session, chosen, by, since=since, skip=(page - 1) * PAGE, limit=PAGE)
-        lines = await _lines(session, views, since)
+        found = await services.endpoints.listed(session, chosen, by, since=since, skip=(page - 1) * PAGE, limit=PAGE)
+        healths = await services.health.of_endpoints(session, [row.circuit for row in found.rows], since)
     at = {"search": search, "state": state, "sort": sort}
     view = ListView(
-        lines=tuple(lines),
+        lines=tuple(_line(row, found, healths[row.endpoint.gid], since) for row in found.rows),
         search=search,
         state=state,
         sort=by,
         pager=Pager(
-            first=_address(at) if page > 1 else None, more=_address({**at, "page": page + 1}) if has_more else None
+            first=_address(at) if page > 1 else None,
+            more=_address({**at, "page": page + 1}) if found.has_more else None,
         ),
     )
     return render(request, "endpoints.html", viewer, title="Endpoints", nav="endpoints", v=view, choices=STATES)
@@ -208,22 +209,15 @@ def _begin(steps: int, minutes: int) -> datetime:
     return newest - timedelta(minutes=minutes * (steps - 1))
 
 
-async def _lines(session: Session, views: Sequence[EndpointRow], since: datetime) -> list[Line]:
-    gids = [view.endpoint.gid for view in views]
-    traffic = await endpoint_list.traffic(session, gids, since)
-    hours = await stats_of_endpoints(session, since, gids)
-    scores = await healths(session, [view.circuit for view in views], now())
-    dead = await endpoint_list.dead_letters(session, gids)
-    return [
-        Line(
-            view=view,
-            health=scores[gid],
-            hour=hours.get(gid, AttemptStats()),
-            spark=_spark(traffic.get(gid, []), since),
-            dead_letters=dead.get(gid, 0),
-        )
-        for gid, view in zip(gids, views, strict=True)
-    ]
+def _line(row: EndpointRow, found: EndpointList, health: ListedHealth, since: datetime) -> Line:
+    gid = row.endpoint.gid
+    return Line(
+        view=row,
+        health=health.health,
+        hour=health.stats,
+        spark=_spark(found.traffic.get(gid, ()), since),
+        dead_letters=found.dead_letters.get(gid, 0),
+    )
 
 
 def _spark(traffic: Sequence[EndpointTraffic], since: datetime) -> Markup:
@@ -291,17 +285,16 @@ async def _detail(services: Services, store: TenantScope, gid: str, window: Wind
     async with store.reading() as session:
         scored = await services.health.endpoint(session, gid, window)
         view, found = scored.view, scored.health
-        events = await endpoint_list.circuit_events(session, gid, begin, limit=200)
-        recent = await endpoint_list.recent_attempts(session, gid, deliveries=RECENT_DELIVERIES, limit=RECENT_ATTEMPTS)
-        subscriptions = await endpoint_list.subscriptions_of(session, gid)
-        names = await channel_names(session)
+        activity = await services.endpoints.activity(
+            session, gid, begin, events=EVENTS_AT_MOST, deliveries=RECENT_DELIVERIES, attempts=RECENT_ATTEMPTS
+        )
+        names = await services.channels.names(session)
         types = await services.event_types.with_examples(session, TYPES_SHOWN)
-        dead = await endpoint_list.dead_letters(session, [gid])
         pulled = view.endpoint.mode.is_pulled
         circuit_policy = await services.endpoints.circuit_policy(session, gid)
         limits = await services.health.alert_limits(session, view.endpoint.tenant_gid, view.endpoint.alerts)
         queue = await services.pulls.view(session, await services.endpoints.pulled(session, gid)) if pulled else None
-    policy = resolve(view.endpoint.policy)
+    events, policy = activity.circuit_events, resolve(view.endpoint.policy)
     return DetailView(
         view=view,
         health=found.health,
@@ -316,8 +309,8 @@ async def _detail(services: Services, store: TenantScope, gid: str, window: Wind
             if event.created_at >= begin
         ),
         faults=tuple(found.faults[:FAULTS_SHOWN]),
-        recent=tuple(recent),
-        subscriptions=tuple(subscriptions),
+        recent=tuple(activity.attempts),
+        subscriptions=tuple(activity.subscriptions),
         channels=tuple(names),
         types=tuple((name, name) for name in types),
         schedule=charts.schedule(policy),
@@ -325,7 +318,7 @@ async def _detail(services: Services, store: TenantScope, gid: str, window: Wind
         circuit_policy=circuit_policy,
         alerts=scored.alerts,
         limits=alerts_form.lines(limits),
-        dead_letters=dead.get(gid, 0),
+        dead_letters=activity.dead_letters,
         queue=queue,
         secret=secret,
     )
@@ -478,7 +471,7 @@ async def _form(
     error: FormError | None = None,
 ) -> Response:
     async with store.reading() as session:
-        names = await channel_names(session)
+        names = await services.channels.names(session)
         tenant_gid = view.endpoint.tenant_gid if view is not None else viewer.tenant_gid
         inherited = await services.health.alert_limits(session, tenant_gid) if tenant_gid is not None else None
     return render_form(

@@ -10,14 +10,11 @@ from pydantic import ValidationError
 from api.dashboard.forms import wrong_fields
 from api.dead_letters.schemas import OneOrMore
 from api.schemas import ApiModel, EndpointRef, EventType, Gid, Moment, Name
-from everhook.channels import store as channels
 from everhook.contracts import DeliveryStatus
 from everhook.delivery.service import DeliveryQuery
 from everhook.errors import InvalidField
 from everhook.publishing.service import MessageQuery
-from everhook.storage.engine import Session
 
-CHANNELS_AT_MOST = 500
 MOMENTS = ("since", "until")
 LISTED = ("channel", "type", "tenant", "status", "messageGid", "deadLetterReason", "lastStatusCode")
 """Filters that take several values, with commas between them. A URL may have a comma of its own."""
@@ -101,8 +98,3 @@ def choice_of(model: type[Choice], chosen: Mapping[str, str]) -> Choice:
         if "," in given.get(name, ""):
             given[name] = [value.strip() for value in given[name].split(",") if value.strip()]
     return model(**given)
-
-
-async def channel_names(session: Session) -> list[str]:
-    """To choose from."""
-    return [row.name for row in (await channels.page(session, after=None, limit=CHANNELS_AT_MOST)).rows]

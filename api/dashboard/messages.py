@@ -11,7 +11,6 @@ from api.dashboard.filters import Filters, MessageChoice
 from api.dashboard.pages import FormDep, OperatorDep, Pager, PageRoute, StoreDep, after, pager, render, see_other
 from api.dependencies import ServicesDep
 from everhook.contracts import DeliveryStatus
-from everhook.endpoints import store as endpoints
 from everhook.publishing.gate_progress_store import GateView
 from everhook.publishing.service import MessageView
 from everhook.storage.paging import Page
@@ -51,7 +50,7 @@ async def show_list(
     asked = filters.read(MessageChoice, request.query_params)
     page: Page[MessageView] = Page((), None)
     async with store.reading() as session:
-        names = await filters.channel_names(session)
+        names = await services.channels.names(session)
         if asked.choice is not None:
             previous = after("/messages", asked.chosen, cursor)
             page = await services.messages.page(session, asked.choice.query(), after=previous, limit=PAGE)
@@ -69,9 +68,9 @@ async def show_list(
 async def show_one(gid: str, request: Request, viewer: OperatorDep, services: ServicesDep, store: StoreDep) -> Response:
     async with store.reading() as session:
         detail = await services.messages.get(session, gid, max_deliveries=PAGE)
-        lines = await lines_of(session, detail.deliveries)
+        lines = await lines_of(services.endpoints, session, detail.deliveries)
         steps = detail.gate.steps if detail.gate is not None else ()
-        inboxes = await endpoints.by_gid(session, {step.inbox for step in steps if step.inbox})
+        inboxes = await services.endpoints.by_gid(session, {step.inbox for step in steps if step.inbox})
     view = DetailView(
         message=detail.message,
         tenant=detail.tenant,

@@ -81,7 +81,7 @@ async def ask(request: Request, viewer: ViewerDep, services: ServicesDep, store:
         asked = Filters(chosen, None, {"endpointGid" if "endpointGid" in chosen else "channel": str(error)})
     recent = await services.batches.page(store, ALL_MESSAGES, after=None, limit=RECENT)
     async with store.reading() as session:
-        names = await filters.channel_names(session)
+        names = await services.channels.names(session)
     return render(
         request,
         "replay.html",

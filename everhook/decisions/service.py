@@ -136,6 +136,10 @@ class TaskService:
         chain = await tasks.chain(session, row.task.message_gid, inboxes)
         return TaskView(row, made, chain, await tasks.decision_receipt(session, row.task))
 
+    async def of_delivery(self, session: Session, delivery_gid: str) -> str | None:
+        """The gid of the task of a delivery. None if the delivery did not go to an inbox."""
+        return await tasks.task_of_delivery(session, delivery_gid)
+
     async def waiting_for(
         self, session: Session, person: Person, endpoint_gid: str | None = None, *, limit: int
     ) -> Sequence[Task]:

@@ -30,8 +30,10 @@ from everhook.delivery.body_formats import BodyFormat
 from everhook.delivery.dispatcher import Dispatcher
 from everhook.delivery.weights import apply_limit
 from everhook.egress import EgressClient, LocalError, TlsExtras, TlsRefused, UrlRefused
+from everhook.endpoints import list_store as endpoint_list
 from everhook.endpoints import store as endpoints
 from everhook.endpoints import subscriptions_store as subscriptions
+from everhook.endpoints.list_store import AttemptRow, EndpointFilter, EndpointRow, EndpointTraffic, Sort
 from everhook.endpoints.quotas_store import Quotas
 from everhook.endpoints.sample import sample_message
 from everhook.endpoints.store import EndpointView, route_to
@@ -55,7 +57,15 @@ from everhook.storage.engine import Session
 from everhook.storage.event_outbox import record_event
 from everhook.storage.header_encryption import header_columns, header_values
 from everhook.storage.keyring import DecryptionError, KeyRing
-from everhook.storage.tables import DEFAULT_TENANT_GID, Channel, Endpoint, OnGroupFailure, Subscription, now
+from everhook.storage.tables import (
+    DEFAULT_TENANT_GID,
+    Channel,
+    Endpoint,
+    OnGroupFailure,
+    OperationalEvent,
+    Subscription,
+    now,
+)
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
 from everhook.tenants import store as tenants
 
@@ -183,6 +193,28 @@ class SentTest:
     message_gid: str
     delivery_gid: str
     tenant_gid: str
+
+
+@dataclass(frozen=True)
+class EndpointList:
+    """One page of endpoints. `traffic` and the number of dead letters are by gid; endpoints without any are left
+    out."""
+
+    rows: Sequence[EndpointRow]
+    has_more: bool
+    traffic: Mapping[str, Sequence[EndpointTraffic]]
+    dead_letters: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class EndpointActivity:
+    """`circuit_events` are the oldest first: the last one before a moment, and those since. `attempts` are the newest
+    first."""
+
+    circuit_events: Sequence[OperationalEvent]
+    attempts: Sequence[AttemptRow]
+    subscriptions: Sequence[Subscription]
+    dead_letters: int
 
 
 class EndpointService:
@@ -326,6 +358,31 @@ class EndpointService:
         """One page, newest first, and the key of the next. `tenants_named`: names or gids, of which any matches."""
         chosen = await tenants.chosen_gids(session, tenants_named)
         return await endpoints.page(session, tenant_gid=chosen, after=after, limit=limit)
+
+    async def by_gid(self, session: Session, gids: Collection[str]) -> Mapping[str, Endpoint]:
+        """The rows of endpoints, also of deleted ones, to which deliveries refer."""
+        return await endpoints.by_gid(session, gids)
+
+    async def listed(
+        self, session: Session, chosen: EndpointFilter, sort: Sort, *, since: datetime, skip: int, limit: int
+    ) -> EndpointList:
+        """One page of a list that is filtered and sorted, with the traffic since `since`."""
+        rows, has_more = await endpoint_list.page(session, chosen, sort, since=since, skip=skip, limit=limit)
+        gids = [row.endpoint.gid for row in rows]
+        traffic = await endpoint_list.traffic(session, gids, since)
+        return EndpointList(rows, has_more, traffic, await endpoint_list.dead_letters(session, gids))
+
+    async def activity(
+        self, session: Session, gid: str, since: datetime, *, events: int, deliveries: int, attempts: int
+    ) -> EndpointActivity:
+        """At most `events` circuit events since a moment, and `attempts` attempts of the newest `deliveries`."""
+        dead_letters = await endpoint_list.dead_letters(session, [gid])
+        return EndpointActivity(
+            circuit_events=await endpoint_list.circuit_events(session, gid, since, limit=events),
+            attempts=await endpoint_list.recent_attempts(session, gid, deliveries=deliveries, limit=attempts),
+            subscriptions=await endpoint_list.subscriptions_of(session, gid),
+            dead_letters=dead_letters.get(gid, 0),
+        )
 
     async def change(self, scope: TenantScope, actor: Actor, gid: str, changes: EndpointChanges) -> EndpointView:
         """Change settings. Attempts that begin after the commit use the new ones. Raises NotFound, InvalidField and

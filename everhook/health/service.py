@@ -1,7 +1,8 @@
 """Use cases of health: the score of one endpoint, and the overview of many."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from everhook.endpoints import store as endpoints
@@ -10,10 +11,10 @@ from everhook.errors import NotFound
 from everhook.health.endpoint_alerts import AlertLimits, AlertName, AppliedLimits, RaisedAlert
 from everhook.health.endpoint_alerts_store import raised_alerts
 from everhook.health.overview_store import HealthBoard, Overview
-from everhook.health.score import Window
-from everhook.health.store import EndpointHealth, endpoint_health
+from everhook.health.score import AttemptStats, Health, Window
+from everhook.health.store import EndpointHealth, endpoint_health, healths, stats_of_endpoints
 from everhook.storage.engine import Session
-from everhook.storage.tables import now
+from everhook.storage.tables import CircuitRow, now
 from everhook.storage.tenant_scope import TenantScope
 from everhook.tenants import store as tenants
 
@@ -25,6 +26,14 @@ class ScoredView:
     view: EndpointView
     health: EndpointHealth
     alerts: Mapping[AlertName, RaisedAlert]
+
+
+@dataclass(frozen=True)
+class ListedHealth:
+    """The health of an endpoint in a list: its score at this moment, and its statistics since a moment."""
+
+    health: Health
+    stats: AttemptStats
 
 
 class HealthService:
@@ -44,6 +53,15 @@ class HealthService:
             raise NotFound("endpoint", gid)
         raised = await raised_alerts(session, [gid])
         return ScoredView(view, await endpoint_health(session, view.circuit, window, now()), raised.get(gid, {}))
+
+    async def of_endpoints(
+        self, session: Session, circuits: Sequence[CircuitRow], since: datetime
+    ) -> Mapping[str, ListedHealth]:
+        """The health of the endpoints with these circuits, by gid; statistics since `since`."""
+        gids = [circuit.endpoint_gid for circuit in circuits]
+        stats = await stats_of_endpoints(session, since, gids)
+        scores = await healths(session, circuits, now())
+        return {gid: ListedHealth(scores[gid], stats.get(gid, AttemptStats())) for gid in gids}
 
     async def alert_limits(
         self, session: Session, tenant_gid: str | None, of_endpoint: Mapping[str, Any] | None = None

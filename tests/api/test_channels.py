@@ -72,6 +72,23 @@ async def test_a_policy_is_changed_and_removed(api: Api) -> None:
     assert ok(await api.get("/v1/channels/orders"))["policy"] is None
 
 
+async def test_each_given_setting_has_one_audit_entry(api: Api) -> None:
+    await api.channel("orders", policy={"preset": "brisk"}, retentionDays=3)
+    circuit = {"failureThreshold": 9}
+    for patch, expected in (
+        ({"circuit": circuit}, [{"circuit": circuit}]),
+        ({"policy": {"preset": "brisk"}}, [{"policy": {"preset": "brisk"}}]),  # the same again
+        (
+            {"circuit": None, "retentionDays": None, "validation": "warn", "policy": None, "gates": None},
+            [{"gates": []}, {"policy": None}, {"validation": "warn"}, {"retentionDays": None}, {"circuit": None}],
+        ),
+    ):
+        before = await api.walk("/v1/audit", action="channel.changed")
+        ok(await api.patch("/v1/channels/orders", patch))
+        entries = await api.walk("/v1/audit", action="channel.changed")
+        assert [each["detail"] for each in reversed(entries[: len(entries) - len(before)])] == expected
+
+
 async def test_an_empty_change_is_refused(api: Api) -> None:
     await api.channel(policy={"preset": "brisk"})
 

@@ -818,6 +818,33 @@ async def test_the_validation_and_the_retention_of_a_channel_are_set_by_its_form
     assert (channel["validation"], channel["retentionDays"]) == ("reject", None)
 
 
+async def test_the_form_of_a_channel_writes_only_what_was_changed(pages: Pages) -> None:
+    await pages.sign_in()
+    body = {"mode": "inbox", "options": {"name": "Finance"}}
+    inbox = created(await pages.api.post("/v1/endpoints", body))["endpointGid"]
+    gates = json.dumps([{"inbox": inbox}])
+    form = {"schedule": "patient", "gates": gates, "failureThreshold": "9", "validation": "warn", "retention": "7.5"}
+    assert (await pages.send("/channels/new", name="orders", **form)).status_code == 303
+    channel = ok(await pages.api.get("/v1/channels/orders"))
+    assert (channel["policy"], channel["circuit"]) == ({"preset": "patient"}, {"failureThreshold": 9})
+
+    assert (await pages.send("/channels/orders/edit", **form)).status_code == 303
+    assert ok(await pages.api.get("/v1/channels/orders")) == channel
+    assert ok(await pages.api.get("/v1/audit", action="channel.changed"))["data"] == []
+
+    del form["gates"]  # an absent field of gates keeps them
+    assert (await pages.send("/channels/orders/edit", **form | {"retention": "8"})).status_code == 303
+    assert ok(await pages.api.get("/v1/channels/orders")) == channel | {"retentionDays": 8}
+    entries = ok(await pages.api.get("/v1/audit", action="channel.changed"))["data"]
+    assert [each["detail"] for each in entries] == [{"retentionDays": 8}]
+
+    assert (await pages.send("/channels/orders/edit", **form | {"gates": "[]", "retention": "8"})).status_code == 303
+    assert not ok(await pages.api.get("/v1/channels/orders"))["gates"]
+    assert (await pages.send("/channels/orders/edit", **form | {"gates": "[]", "retention": "8"})).status_code == 303
+    entries = ok(await pages.api.get("/v1/audit", action="channel.changed"))["data"]
+    assert [each["detail"] for each in entries] == [{"gates": []}, {"retentionDays": 8}]
+
+
 def routes_with_ids() -> Iterator[tuple[str, str]]:
     for section in (*dashboard.FOR_OPERATORS, *dashboard.FOR_TENANTS):
         for route in section.router.routes:
