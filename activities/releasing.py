@@ -66,7 +66,9 @@ class ReleasingActivities:
         without_workflow = set[str]()
         if input.dead_letter is None and state is not None and state.sends:
             without_workflow = {parked.gid for parked in batch if not parked.has_workflow}
+        activity.heartbeat()
         await self._accept_again([each for each in deliveries if each.delivery_gid in without_workflow], seen_at)
+        activity.heartbeat()
         with_workflow = [each for each in deliveries if each.delivery_gid not in without_workflow]
         await self._signal(with_workflow, ReleaseInput(dead_letter=input.dead_letter))
         async with self._database.write_connection() as connection:
@@ -99,6 +101,7 @@ class ReleasingActivities:
         for each in deliveries:
             check = PullCheck(each.delivery_gid, each.round, each.dead_letter_retention, input.dead_letter)
             await self._timers.check(check)
+            activity.heartbeat()
         await self._signal(deliveries, ReleaseInput(dead_letter=input.dead_letter))
         return len(deliveries)
 
@@ -130,5 +133,6 @@ class ReleasingActivities:
                     if is_away(error) or is_overloaded(error):
                         raise
                     log.error("a delivery cannot be released", delivery_gid=delivery.delivery_gid, error=str(error))
+                activity.heartbeat()
 
         await asyncio.gather(*(signal(delivery) for delivery in deliveries))

@@ -35,6 +35,9 @@ with workflow.unsafe.imports_passed_through():
 
 ACTIVITY_TIMEOUT = timedelta(seconds=15)
 RELEASE_TIMEOUT = timedelta(minutes=2)
+RELEASE_HEARTBEAT_TIMEOUT = timedelta(seconds=20)
+"""A release that was lost with its worker holds up the circuit for this long. Each signal heartbeats; a statement may
+take 10 s."""
 RELEASE_PERIOD = timedelta(seconds=1)
 FIRST_COUNT, LONGEST_COUNT = timedelta(minutes=1), timedelta(hours=1)
 """While deliveries are held, the parked ones are counted after the first interval, and then less and less often."""
@@ -322,6 +325,7 @@ class EndpointWorkflow:
             ReleasingActivities.release_parked,
             ReleaseParkedInput(self._input.endpoint_gid, limit, dead_letter),
             start_to_close_timeout=RELEASE_TIMEOUT,
+            heartbeat_timeout=RELEASE_HEARTBEAT_TIMEOUT,
             retry_policy=RETRY_FOREVER,
             summary=f"give up {limit} parked: {dead_letter}" if dead_letter else f"release {limit} parked",
         )

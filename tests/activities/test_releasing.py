@@ -263,6 +263,17 @@ async def test_the_tasks_of_an_inbox_that_is_given_up_are_dead_letters_and_their
 # Counting
 
 
+async def test_a_release_heartbeats_with_each_signal(releasing: ReleasingActivities, store: Store) -> None:
+    """One that was lost with its worker holds up the circuit of the endpoint until a heartbeat is missing."""
+    endpoint = await store.subscribed()
+    await store.deliveries(5, endpoint, **WITH_WORKFLOW)
+    beats: list[object] = []
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    await environment.run(releasing.release_parked, ReleaseParkedInput(endpoint.gid, 5))
+    assert len(beats) >= 5
+
+
 async def test_the_parked_deliveries_of_an_endpoint_are_counted(releasing: ReleasingActivities, store: Store) -> None:
     endpoint = await store.subscribed()
     await store.deliveries(2, endpoint, **PARKED)
