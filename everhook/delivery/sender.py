@@ -285,13 +285,11 @@ class Sender:
         issuer.must_sign_at(started_at)
         attempt_gid = new_gid(Kind.ATTEMPT)
         made = await self._make(input, snapshot, destination, attempt_gid, started_at, span)
-        headers, exchange, classification = made.headers, made.exchange, made.classification
+        exchange, classification = made.exchange, made.classification
         retry_after = exchange.retry_after if exchange.status in RETRY_AFTER_STATUSES else None
-        record = _record(
-            input, exchange, classification, attempt_gid, started_at, destination.url, headers, made.body, retry_after
-        )
+        record = _record(input, made, attempt_gid, started_at, destination.url, retry_after)
         context = ReceiptContext(destination.tenant_gid, snapshot.message_gid, destination.url)
-        transcript = _transcript(exchange, destination, headers)
+        transcript = _transcript(exchange, destination, made.headers)
         recorded = await self._record_attempt(
             record,
             transcript,
@@ -556,15 +554,13 @@ def _signatures(message_gid: str, moment: datetime, body: bytes, destination: De
 
 def _record(
     input: AttemptInput,
-    exchange: Exchange,
-    classification: Classification,
+    made: Made,
     attempt_gid: str,
     started_at: datetime,
     url: str,
-    headers: Sequence[tuple[str, str]],
-    body: bytes,
     retry_after: timedelta | None,
 ) -> AttemptRecord:
+    exchange, classification = made.exchange, made.classification
     record = AttemptRecord(
         attempt_gid=attempt_gid,
         delivery_gid=input.delivery_gid,
@@ -576,14 +572,14 @@ def _record(
         duration_ms=round(exchange.duration / timedelta(milliseconds=1)),
         status_code=exchange.status,
         error=_error(exchange, classification),
-        request_sha256=hashlib.sha256(body).hexdigest(),
+        request_sha256=hashlib.sha256(made.body).hexdigest(),
         response_sha256=hashlib.sha256(exchange.body).hexdigest() if _has_responded(exchange) else None,
         response_size=len(exchange.body) if _has_responded(exchange) else None,
         peer_address=exchange.peer_address,
         connection_reused=exchange.reused,
         redialed=exchange.redialed,
         url_sha256=url_digest(url),
-        signatures_sha256=signatures_digest(headers),
+        signatures_sha256=signatures_digest(made.headers),
     )
     if classification.verdict is not Verdict.RETRY or input.retry is None:
         return record
