@@ -38,7 +38,7 @@ from everhook.ordering.store import free_stalled
 from everhook.publishing.schedules import MessageSchedules
 from everhook.pulling import queue_store as queue
 from everhook.redelivery.starts import start_replay
-from everhook.storage.engine import Database
+from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
 from everhook.temporal.provisioning import NOT_PERMITTED
 
@@ -159,7 +159,11 @@ class ReconcilingActivities:
             except Exception as error:
                 if is_away(error):
                     raise
-                log.exception("a step of the reconciler failed", step=step.__name__.strip("_"))
+                name = step.__name__.strip("_")
+                if is_unavailable(error):
+                    log.warning("a step of the reconciler had no database", step=name, error=type(error).__name__)
+                else:
+                    log.exception("a step of the reconciler failed", step=name)
             activity.heartbeat()
         result = ReconcileResult(
             current.started,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 from structlog.testing import capture_logs
 from temporalio.common import WorkflowIDReusePolicy
@@ -475,6 +476,11 @@ STEPS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("fault", "level"),
+    [(ZeroDivisionError(), "error"), (OperationalError("SELECT", {}, Exception("away")), "warning")],
+    ids=["a fault", "no database"],
+)
 @pytest.mark.parametrize(("place", "function", "others"), STEPS.values(), ids=STEPS)
 async def test_a_fault_in_one_step_stops_no_other(
     reconciling: ReconcilingActivities,
@@ -483,15 +489,17 @@ async def test_a_fault_in_one_step_stops_no_other(
     place: str | None,
     function: str,
     others: Any,
+    fault: Exception,
+    level: str,
 ) -> None:
     async def broken(*_: Any, **__: Any) -> Any:
-        raise ZeroDivisionError
+        raise fault
 
     await everything(store)
     monkeypatch.setattr(getattr(module, place) if place else module, function, broken)
     with capture_logs() as logs:
         assert await reconcile(reconciling) == others
-    assert len([line for line in logs if line["log_level"] == "error"]) == 1
+    assert [line["log_level"] for line in logs if line["log_level"] != "info"] == [level]
 
 
 async def test_an_entity_that_cannot_be_reached_stops_no_other_step(
