@@ -268,7 +268,7 @@ async def some_messages(api: Api) -> None:
         ("since=2026-01-31T12:00", {"order.paid", "invoice.paid"}),
         ("until=2026-01-31T12:00", {"order.created"}),
         ("since=2026-01-31T12:00:00Z&until=2026-01-31T13:00:00Z", {"order.paid"}),
-        ("tenant=nobody", set()),
+        ("tenant=nosuch", set()),
     ],
 )
 async def test_messages_and_deliveries_are_filtered_as_by_the_api(
