@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from rich.console import Console
 from sqlalchemy import URL
-from temporalio.client import Client
 
 from cli.context import load_settings
 from cli.dev import checks
@@ -35,6 +34,7 @@ from everhook.serving.limits import Limits
 from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database, reason
+from everhook.temporal.client import TemporalClient
 from everhook.temporal.options import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class _Stack:
                 f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
             ) from error
 
-    async def _provision(self, client: Client) -> None:
+    async def _provision(self, client: TemporalClient) -> None:
         from everhook.temporal.provisioning import setup
 
         await setup(client, self._settings)
