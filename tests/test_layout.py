@@ -50,7 +50,7 @@ OFFLINE = (
 )
 """The verifier of receipts. Auditors read it, so it has no other dependencies."""
 
-SQL = {"sqlalchemy", "sqlmodel", "alembic"}
+SQL = {"sqlalchemy", "sqlmodel", "alembic", "asyncpg"}
 EFFECTS = {*SQL, "temporalio", "asyncio", "httpx", "h11", "uvicorn", "structlog", "prometheus_client", "opentelemetry"}
 """A module is pure if neither it nor what it imports uses any of these."""
 
@@ -230,13 +230,11 @@ def test_temporal_is_imported_by_the_files_that_call_it() -> None:
 
 
 def test_sql_is_in_stores_only() -> None:
-    """`sqlalchemy` and `sqlmodel` are imported under `everhook/storage/`, and by files called `store` or `…_store`."""
-    below_the_front_ends = {"everhook", "activities", "workflows", "worker"}
+    """What `SQL` names is imported under `everhook/storage/`, and by files called `store` or `…_store`."""
     wrong = [
         str(found)
         for found in imports()
-        if found.top in {"sqlalchemy", "sqlmodel"}
-        and package_of(found.file) in below_the_front_ends
+        if found.top in SQL
         and not found.file.startswith("everhook/storage/")
         and not found.file.endswith(("/store.py", "_store.py"))
     ]

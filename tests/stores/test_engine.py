@@ -1,6 +1,7 @@
 """Sessions commit or roll back, errors are mute about what was written, and time is UTC."""
 
 import asyncio
+import re
 import traceback
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -54,6 +55,15 @@ async def test_a_ping_succeeds_if_the_database_responds_and_fails_if_it_is_away(
     await database.ping()
     with pytest.raises(OSError):
         await lost_database.ping()
+
+
+async def test_the_version_and_the_clock_of_the_server_are_read(database: Database) -> None:
+    assert re.match(r"3\.\d+\.\d+$" if database.is_sqlite else r"\d+[. ]", await database.server_version())
+    if database.is_sqlite:
+        return
+    before = datetime.now(UTC)
+    found, took = await database.server_clock()
+    assert before <= found <= datetime.now(UTC) and timedelta() < took < timedelta(seconds=30)
 
 
 async def test_closing_waits_for_a_connection_that_is_being_returned(database: Database) -> None:
