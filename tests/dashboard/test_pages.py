@@ -397,6 +397,7 @@ async def test_the_page_of_a_bulk_operation_names_what_it_is_for(pages: Pages) -
     page = (await pages.get(f"/batches/{batch.gid}")).text
     for part in ("<dt>Endpoint</dt><dd>ep_1", "<dt>Status code</dt><dd>401, 503", "<dt>Dead-lettered before</dt>"):
         assert part in page
+    assert f'/dead-letters">Dead letters</a> / <span aria-current="page">{batch.gid}</span>' in page
     assert "2026-01-31 12:00:00 UTC" in page and "T12:00:00+00:00</dd>" not in page
 
 
