@@ -39,8 +39,8 @@ dev: $(READY)
 
 # Five processes keep two cores busy: many tests wait, and those that wait run next to those that compute
 # (testing/schedule.py).
-# What fails among them runs once more by itself, since a machine that stands still for seconds fails tests of real servers;
-# a second failure counts, and the log shows both. Any other error (a collection, say) counts at once.
+# A test that fails among them runs once more by itself, since a machine that stands still for seconds fails tests of real
+# servers; a second failure counts, and the log shows both. Any other error (a collection, say) counts at once.
 # Tests that are marked `alone` measure time, and come last with the machine to themselves.
 RUN_FAILED_AGAIN := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not alone"
 

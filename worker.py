@@ -207,7 +207,7 @@ def _upkeep(engine: DeliveryEngine) -> list[Activity]:
         reconciling.reconcile,
         events.publish_events,
         retention.resume_erasures,
-        retention.remove_past,
+        retention.apply_retention,
         erasure.end_workflows,
         erasure.remove_tenant,
         replaying.replay_pages,

@@ -318,7 +318,7 @@ class ReconcilingActivities:
         return [input for input in inputs if delivery_workflow_id(input.delivery_gid) not in running]
 
     async def _start_history(self, current: _PassSummary) -> None:
-        """Start the history workflows that no other process started, because it died or lagged far behind. While fresh
+        """Start the history workflows that no other process started, because it died or lagged far. While fresh
         messages flow in this process, a pass starts few of them, and makes only the signals and skips the late ones."""
         moment = now()
         fresh_flows = self._traffic is not None and self._traffic.flows

@@ -32,8 +32,8 @@ class RetentionActivities:
         for tenant_gid in tenants:
             await start_erasure(self._client, tenant_gid, self._periods.erasure_grace)
 
-    @activity.defn(name="remove_past")
-    async def remove_past(self) -> RetentionResult:
+    @activity.defn(name="remove_past")  # as in recorded histories
+    async def apply_retention(self) -> RetentionResult:
         """One pass over all data. If it is interrupted it can be run again, and continues with what is left."""
         await self._encrypt_headers()
         result = await apply_retention(Bulk(self._database, activity.heartbeat), self._periods)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, params
-from temporalio.client import Client
 
 from api import problem_types
 from api.callers import Access, Caller, client_address
@@ -38,6 +37,7 @@ from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
 from everhook.storage.tenant_scope import TenantScope
 from everhook.streaming.service import PullStreams
+from everhook.temporal.client import TemporalClient
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
 from everhook.tenants.service import TenantService
@@ -65,7 +65,7 @@ class Services:
     batches: BatchService
     receipts: ReceiptService
     audit: AuditService
-    temporal: Client
+    temporal: TemporalClient
     backlog: Backlog
     readiness: ReadinessCheck
     endpoints: EndpointService

@@ -19,11 +19,9 @@ from api.dependencies import Services
 from everhook.storage.engine import Session
 from everhook.storage.tenant_scope import TenantScope
 
-KEEP_ALIVE_S = 15.0
-"""A source writes `KEEP_ALIVE` when it wrote nothing for this long, so that proxies keep the connection open and a dead
-client is noticed."""
-
 KEEP_ALIVE = b": keep-alive\n\n"
+"""A source writes this when it wrote nothing for some time (`keep_alive` of its limits), so that proxies keep the
+connection open and a dead client is noticed."""
 
 HEADERS = {"x-accel-buffering": "no"}
 """Proxies must not buffer. `Cache-Control: no-store` is set for the whole API."""

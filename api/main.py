@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import timedelta
 
 from fastapi import FastAPI
-from temporalio.client import Client
 
 from api import dashboard, openapi, problems, reference
 from api.api_keys import router as api_keys
@@ -63,7 +62,7 @@ from everhook.serving.metrics_server import metrics_served, sdk_metrics_address
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.idempotency import ResponseStore
-from everhook.temporal.client import connect
+from everhook.temporal.client import TemporalClient, connect
 from everhook.tenants.api_keys import ApiKeyService
 from everhook.tenants.audit import AuditService
 from everhook.tenants.service import TenantService
@@ -107,7 +106,7 @@ ROUTERS = (
 def create_app(
     settings: Settings | None = None,
     *,
-    temporal: Client | None = None,
+    temporal: TemporalClient | None = None,
     database: Database | None = None,
     engine: DeliveryEngine | None = None,
     alongside: Alongside | None = None,
@@ -183,7 +182,7 @@ def body_limits(settings: Settings) -> dict[Route, int]:
 @asynccontextmanager
 async def _services(
     settings: Settings,
-    temporal: Client | None,
+    temporal: TemporalClient | None,
     database: Database | None,
     engine: DeliveryEngine | None,
     alongside: Alongside | None,

@@ -74,7 +74,7 @@ def schemas() -> dict[str, Any]:
 
 
 def documents(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route: the problems that it can have besides those that every route can have."""
+    """For `responses=` of a route: the problems that it can have in addition to those of every route."""
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         add_documented(found, kind.status.value, kind)

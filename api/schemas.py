@@ -95,7 +95,8 @@ class ListOf(ApiModel, Generic[Item]):
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """`EndpointList` for a list of `EndpointOut`: generated clients have it as the name of a class."""
+        """The model's title: `EndpointList` for a list of `EndpointOut`. The component has pydantic's name, which
+        api/openapi.py replaces by the same."""
         return "".join(param.__name__.removesuffix("Out") for param in params) + "List"
 
 

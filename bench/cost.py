@@ -152,7 +152,7 @@ class Baseline:
         )  # fmt: skip
         assert process.stdout is not None
         await process.stdout.readline()
-        await stack.settled()
+        await stack.drained()
         baseline = cls(stack, process, await stack.idle())
         try:
             yield baseline
@@ -172,7 +172,7 @@ class Baseline:
         self._orders.write(json.dumps(order).encode() + b"\n")
         await self._orders.drain()
         result = json.loads(await self._results.readline())
-        await self._stack.settled()
+        await self._stack.drained()
         used = self._stack.meter.cpu() - before - self._idle * (time.monotonic() - began)
         # What Everhook does meanwhile is not part of these workflows.
         engine = {group: used.groups[group] for group in self._stack.engine_groups}
@@ -192,7 +192,7 @@ class Deliveries:
     @classmethod
     async def prepared(cls, stack: BenchStack) -> Self:
         endpoint = await stack.endpoint("cost")
-        await stack.settled()
+        await stack.drained()
         return cls(stack, endpoint, await stack.idle())
 
     async def deliver(self, count: int) -> Cost:
@@ -205,7 +205,7 @@ class Deliveries:
         driver, received = time.process_time() - driver, cpu_seconds(receiver.process) - received
         arrivals = await receiver.arrivals(self._endpoint.path)
         last = max(arrivals[message.message_gid] for message in published)
-        await self._stack.settled()
+        await self._stack.drained()
         used = self._stack.meter.cpu() - before - self.idle * (time.monotonic() - began)
         events = await _history_events(self._stack, published[0].delivery_gid)
         return Cost(count, last - published[0].sent, used, driver, received, events)

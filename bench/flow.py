@@ -58,9 +58,9 @@ async def burst(progress: Progress) -> Table:
 
 async def burst_rate(stack: BenchStack, name: str, count: int = BURST) -> tuple[float, float]:
     """Deliveries a second from the first publish to the last arrival, and CPU milliseconds that driver and receiver
-    took for each. The stack is settled before."""
+    took for each. The stack is drained before."""
     endpoint = await stack.endpoint(name)
-    await stack.settled()
+    await stack.drained()
     own = time.process_time() + cpu_seconds(stack.receiver.process)
     published = await stack.driver.publish(endpoint.channel, count)
     await stack.receiver.wait_for(count, endpoint.path, BURST_TIMEOUT_S)
@@ -77,7 +77,7 @@ async def latency(progress: Progress) -> Table:
         for rate in RATES:
             progress(f"{rate} messages a second")
             measured[f"{rate}/s"] = await latencies(stack, f"at-{rate}", rate)
-            await stack.settled()
+            await stack.drained()
         progress(f"{RATE} messages a second, both cores half busy")
         async with half_busy():
             measured[f"{RATE}/s, every core kept half busy"] = await latencies(stack, "busy", RATE)
@@ -99,7 +99,7 @@ async def latencies(
 ) -> list[float]:
     """Seconds from when each message was due to be published to its arrival, at a new endpoint."""
     endpoint = await stack.endpoint(name)
-    await stack.settled()
+    await stack.drained()
     published = await stack.driver.publish_at(endpoint.channel, rate, round(rate * seconds), at_random=at_random)
     return await arrived(stack, endpoint.path, published)
 
@@ -142,7 +142,7 @@ async def outage(progress: Progress) -> Table:
             for state, found in published.items():
                 progress(f"Temporal {state}, turn {turn} of {OUTAGE_TURNS}")
                 await stack.receiver.wait_for(count, endpoint.path)
-                await stack.settled()
+                await stack.drained()
                 async with _suspended(stack, state == "suspended"):
                     found += await stack.driver.publish_at(endpoint.channel, OUTAGE_RATE, OUTAGE_RATE * OUTAGE_S)
                 count += OUTAGE_RATE * OUTAGE_S

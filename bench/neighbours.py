@@ -65,7 +65,7 @@ async def _next_to(progress: Progress, title: str, path: str, load: Load) -> Tab
         alone = await _quiet(stack, "alone")
         progress("the quiet endpoint next to the other")
         making = asyncio.create_task(load(stack, neighbour))
-        loaded = await _quiet(stack, "loaded", settled=False)
+        loaded = await _quiet(stack, "loaded", drained=False)
         accepted = making.done()
         await making
         if await stack.receiver.count(POISON_PATH):
@@ -86,10 +86,10 @@ async def _next_to(progress: Progress, title: str, path: str, load: Load) -> Tab
     )  # fmt: skip
 
 
-async def _quiet(stack: EmbeddedStack, name: str, *, settled: bool = True) -> list[float]:
+async def _quiet(stack: EmbeddedStack, name: str, *, drained: bool = True) -> list[float]:
     endpoint = await stack.endpoint(f"quiet-{name}")
-    if settled:
-        await stack.settled()
+    if drained:
+        await stack.drained()
     published = await stack.driver.publish_at(endpoint.channel, QUIET_RATE, QUIET_MESSAGES)
     return await arrived(stack, endpoint.path, published, PATIENCE_S)
 

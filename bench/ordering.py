@@ -57,7 +57,7 @@ async def ordered(progress: Progress) -> Table:
 
 async def _run(stack: BenchStack, name: str, count: int, size: int) -> _Run:
     endpoint = await stack.endpoint(name)
-    await stack.settled()
+    await stack.drained()
     idle = await stack.idle()
     groups: list[list[str]] = [[] for _ in range(count // size)]
     before, began = stack.meter.cpu(), time.monotonic()
@@ -72,7 +72,7 @@ async def _run(stack: BenchStack, name: str, count: int, size: int) -> _Run:
             groups[number % len(groups)].append(message["messageGid"])
     await stack.receiver.wait_for(count, endpoint.path, PATIENCE_S)
     seconds = time.monotonic() - began
-    await stack.settled()
+    await stack.drained()
     used = stack.meter.cpu() - before - idle * (time.monotonic() - began)
     arrivals = await stack.receiver.arrivals(endpoint.path)
     is_in_order = all(arrivals[one] <= arrivals[other] for group in groups for one, other in pairwise(group))

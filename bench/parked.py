@@ -41,7 +41,7 @@ async def parked(progress: Progress) -> Table:
     async with embedded_stack() as stack:
         endpoint = await stack.endpoint("parked")
         await stack.command(endpoint, "pause")
-        await stack.settled()
+        await stack.drained()
         memory = _Memory(stack.meter.private_mb()[TEMPORAL], 0.0, 0.0)
         began = time.monotonic()
         await stack.driver.publish_batches(endpoint.channel, PARKED)

@@ -75,7 +75,7 @@ class Pulls:
     async def prepared(cls, stack: BenchStack, name: str) -> Self:
         channel = f"pull-{name}"
         gid = await _pulled_endpoint(stack, channel)
-        await stack.settled()
+        await stack.drained()
         return cls(stack, gid, channel, await stack.idle())
 
     async def deliver(self, count: int) -> Cost:
@@ -84,14 +84,14 @@ class Pulls:
         await self._stack.driver.publish(self.channel, count, CONNECTIONS)
         await self._take(count)
         seconds, driver = time.monotonic() - began, time.process_time() - driver
-        await self._stack.settled()
+        await self._stack.drained()
         used = self._stack.meter.cpu() - before - self._idle * (time.monotonic() - began)
         return Cost(count, seconds, used, driver, 0.0, 0)
 
     async def rate(self, count: int) -> float:
         """Messages a second that wait, are taken and are acknowledged."""
         await self._stack.driver.publish_batches(self.channel, count)
-        await self._stack.settled()
+        await self._stack.drained()
         began = time.monotonic()
         await self._take(count)
         return count / (time.monotonic() - began)
@@ -153,7 +153,7 @@ async def _latencies_of_stream(stack: BenchStack, channel: str) -> list[float]:
     gid = await _pulled_endpoint(stack, channel)
     count = RATE * RATE_S
     async with _consumer(stack, gid, count) as arrived:
-        await stack.settled()
+        await stack.drained()
         published = await stack.driver.publish_at(channel, RATE, count, at_random=True)
         async with asyncio.timeout(PATIENCE_S):
             return list(seconds_to_arrival(published, await arrived()))
@@ -195,7 +195,7 @@ async def _stream(client: httpx.AsyncClient, gid: str, prefetch: int) -> AsyncIt
 async def _memory_of_streams(stack: BenchStack) -> float:
     """Kilobytes that one more idle stream takes in the process that has them."""
     gids = [await _pulled_endpoint(stack, f"idle-{number}") for number in range(STREAMS // 100)]
-    await stack.settled()
+    await stack.drained()
     before = stack.meter.private_mb()[EVERHOOK]
     limits = httpx.Limits(max_connections=None)
     async with (

@@ -24,7 +24,7 @@ TEMPORAL = "Temporal"
 EVERHOOK = "Everhook"
 TEMPORAL_PROGRAM = "temporal"
 
-QUIET_CPU, QUIET_S, SETTLE_S = 0.15, 2.0, 300.0
+QUIET_CPU, QUIET_S, DRAIN_S = 0.15, 2.0, 300.0
 """A stack is idle when no group uses more than this share of a core for this long; waiting ends after the last."""
 
 History = Literal["all", "exceptions"]
@@ -65,9 +65,9 @@ class BenchStack:
     async def command(self, endpoint: Endpoint, command: Literal["pause", "resume"]) -> None:
         (await self.client.post(f"/v1/endpoints/{endpoint.gid}/{command}")).raise_for_status()
 
-    async def settled(self) -> None:
+    async def drained(self) -> None:
         """Wait until all pending work is written: confirmations, history workflows, cache evictions, log lines."""
-        give_up_at = time.monotonic() + SETTLE_S
+        give_up_at = time.monotonic() + DRAIN_S
         before = self.meter.cpu()
         while time.monotonic() < give_up_at:
             await asyncio.sleep(QUIET_S)
@@ -75,7 +75,7 @@ class BenchStack:
             if max((now - before).groups.values()) < QUIET_CPU * QUIET_S:
                 return
             before = now
-        raise RuntimeError(f"the stack does not come to rest within {SETTLE_S:.0f} s")
+        raise RuntimeError(f"the stack does not come to rest within {DRAIN_S:.0f} s")
 
     async def idle(self, seconds: float = 10.0) -> Cpu:
         """What the stack uses a second while it has nothing to do."""

@@ -42,9 +42,7 @@ def load_settings_here() -> "Settings":
 @asynccontextmanager
 async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
     """The database of the settings, for one command. Raises UsageError if it cannot be used."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from everhook.storage.engine import Database, reason
+    from everhook.storage.engine import Database, DatabaseError, reason
     from everhook.storage.keyring import DecryptionError
 
     database = Database(settings.database_url)
@@ -52,7 +50,7 @@ async def opened_database(settings: "Settings") -> "AsyncIterator[Database]":
         if database.is_sqlite:
             _require_file(database.url.database)
         yield database
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (DatabaseError, sqlite3.Error, OSError) as error:
         raise UsageError(
             f"the database (EVERHOOK_DATABASE_URL) cannot be used; has `everhook migrate` been run? {reason(error)}"
         ) from error

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from cachetools import LRUCache
 
 from everhook.signing.verify import Verification, verify
 
@@ -41,14 +42,11 @@ class ResponsePlan:
 
     statuses: Sequence[int]
     delay_s: float = 0.0
-    _requests: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _requests: LRUCache[str, int] = field(default_factory=lambda: LRUCache(REMEMBERED))
 
     def next(self, message_gid: str) -> tuple[int, int]:
         """The number of this request for its message, from 1, and the status of its response."""
-        number = self._requests.pop(message_gid, 0) + 1
-        self._requests[message_gid] = number
-        if len(self._requests) > REMEMBERED:
-            self._requests.popitem(last=False)
+        number = self._requests[message_gid] = self._requests.get(message_gid, 0) + 1
         return number, self.statuses[min(number, len(self.statuses)) - 1]
 
 

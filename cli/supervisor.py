@@ -4,8 +4,8 @@ Each process has its own listening socket on the port (SO_REUSEPORT), so the ker
 a burst of 64 over two processes was split 33 to 31, and 63 to 1 if both accepted from one socket. The parent opens the
 sockets and keeps them, so that the successor of a dead process serves the connections that wait for it.
 
-A process detects the parent's end by its standard input, a socket whose other end only the parent holds: even a killed
-parent leaves no processes behind. Over the same socket a process reports that it serves.
+A process detects the parent's end by its standard input, a socket whose other end only the parent holds: even if the
+parent is killed, its processes end. Over the same socket a process reports that it serves.
 """
 
 import asyncio

@@ -5,8 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from temporalio.client import Client
-
 from everhook.circuit.announcer import CircuitAnnouncer
 from everhook.circuit.client import CircuitClient
 from everhook.circuit.reporter import OutcomeReporter
@@ -37,6 +35,7 @@ from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.storage.keyring import KeyRing
 from everhook.streaming.service import PullStreams
+from everhook.temporal.client import TemporalClient
 from everhook.tenants.retention_store import RetentionPeriods
 
 
@@ -44,7 +43,7 @@ from everhook.tenants.retention_store import RetentionPeriods
 class DeliveryEngine:
     """What API and worker processes share. One for each process: it holds connections, caches and background tasks."""
 
-    client: Client
+    client: TemporalClient
     database: Database
     settings: Settings
     defaults: InputDefaults
@@ -69,7 +68,7 @@ class DeliveryEngine:
 
 @asynccontextmanager
 async def delivery_engine(
-    client: Client, database: Database, settings: Settings, *, sends: bool = True
+    client: TemporalClient, database: Database, settings: Settings, *, sends: bool = True
 ) -> AsyncIterator[DeliveryEngine]:
     """Build the parts. At the end of the block, finish what is in progress. `sends`: this process may make first
     attempts."""

@@ -79,7 +79,7 @@ class UnknownEventType(InvalidField):
 
 
 class NotFound(DomainError):
-    """There is no such thing, or it belongs to another tenant: callers cannot tell which."""
+    """There is no such thing, or it belongs to another tenant: callers cannot distinguish the two."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"There is no {kind} {name}.")

@@ -150,7 +150,7 @@ class RetentionWorkflow:
             RetentionActivities.resume_erasures, start_to_close_timeout=STEP_TIMEOUT, retry_policy=RETRY_A_FEW
         )
         return await workflow.execute_activity_method(
-            RetentionActivities.remove_past,
+            RetentionActivities.apply_retention,
             start_to_close_timeout=RETENTION_TIMEOUT,
             heartbeat_timeout=STEP_TIMEOUT,
             retry_policy=RETRY_A_FEW,

@@ -32,4 +32,4 @@ async def _find_viewer(request: Request) -> None:
     try:
         await viewer_of(request, request.app.state.services)
     except Exception as error:
-        log.info("nobody is known to look at an error page", error=str(error))
+        log.info("the viewer of an error page is unknown", error=str(error))

@@ -54,7 +54,7 @@ OPEN_TASKS_COUNTED = 100
 
 
 class SignInNeeded(Exception):
-    """Nobody is signed in, or no longer."""
+    """The request has no session, or one that has ended."""
 
 
 @dataclass(frozen=True)

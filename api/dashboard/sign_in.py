@@ -95,7 +95,7 @@ async def sign_out(request: Request, services: ServicesDep, viewer: SignedInDep,
 
 @router.post("/theme")
 async def choose_theme(request: Request) -> Response:
-    """Light or dark, or what the system says. It belongs to nobody's session, so anybody may choose."""
+    """Light or dark, or what the system says. The cookie is of no session: the page to sign in has it, too."""
     refuse_foreign(request)
     form = await read_form(request)
     response = RedirectResponse(_inside(form.get("back", "/")), HTTPStatus.SEE_OTHER)

@@ -60,7 +60,7 @@ async def measure(programs: Path, history: History, progress: Progress) -> Sizes
         wal, disk = await _wal(stack), await _disk(stack)
         progress(f"history {history}: {ITEMS:,} deliveries")
         cost = await deliveries.deliver(ITEMS)
-        await stack.settled()
+        await stack.drained()
         wal = {name: (size - wal[name]) / ITEMS for name, size in (await _wal(stack)).items()}
         disk = {name: (size - disk[name]) / ITEMS for name, size in (await _disk(stack)).items()}
         progress(f"history {history}: an entry of the audit trail")

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from rich.console import Console
-from sqlalchemy import URL
-from temporalio.client import Client
 
 from cli.context import load_settings
 from cli.dev import checks
@@ -31,14 +29,16 @@ from cli.dev.temporal import EmbeddedTemporal, temporal_command
 from cli.dev.terminal import DevUrls, Terminal, TerminalErrors
 from cli.errors import UsageError
 from everhook import event_loop
+from everhook.engine import DeliveryEngine, delivery_engine
+from everhook.observability.logging import configure_logging
 from everhook.serving.limits import Limits
 from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
-from everhook.storage.engine import Database, reason
+from everhook.storage.engine import Database, reason, sqlite_url
+from everhook.storage.migrate import MIGRATION_ERRORS, migrate
+from everhook.temporal.client import TemporalClient
 from everhook.temporal.options import DEFAULT_NAMESPACE
-
-if TYPE_CHECKING:
-    from everhook.engine import DeliveryEngine
+from everhook.temporal.provisioning import setup
 
 __all__ = ["DevOptions", "run_dev", "temporal_command"]
 
@@ -162,7 +162,7 @@ def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
     """Settings from the options, and otherwise from the environment."""
     settings = load_settings(
         dev=True,
-        database_url=URL.create("sqlite+aiosqlite", database=str(data_dir / checks.DATABASE_FILE)).render_as_string(),
+        database_url=sqlite_url(data_dir / checks.DATABASE_FILE),
         host=options.host,
         port=options.port,
         api_key=checks.api_key(data_dir, options.api_key or os.environ.get("EVERHOOK_API_KEY")),
@@ -175,8 +175,6 @@ def _settings(options: DevOptions, data_dir: Path, host: str) -> Settings:
 
 def _log_to_file(context: DevContext, terminal: Terminal) -> None:
     """Log to files, so that the terminal stays readable: it shows one line per error."""
-    from everhook.observability.logging import configure_logging
-
     file = RotatingFileHandler(context.data_dir / "everhook.log", maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
     configure_logging("json", context.settings.log_level, handler=file)
     logging.getLogger().addHandler(TerminalErrors(terminal))
@@ -226,33 +224,24 @@ class _Stack:
         client = await self._temporal.start()
         await parts.enter_async_context(self._background(self._temporal.keep_alive()))
         await parts.enter_async_context(self._reporting_news(Feed(database)))
-        from everhook.engine import delivery_engine
-
         engine = await parts.enter_async_context(delivery_engine(client, database, self._settings))
         await parts.enter_async_context(self._working(engine))
         await parts.enter_async_context(self._api(engine))
 
     async def _migrate(self) -> None:
-        from alembic.util import CommandError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        from everhook.storage.migrate import migrate
-
         try:
             await migrate(self._settings.database_url)
-        except (CommandError, SQLAlchemyError) as error:
+        except MIGRATION_ERRORS as error:
             file = self._context.data_dir / checks.DATABASE_FILE
             raise UsageError(
                 f"{file} cannot be used: {reason(error)}; move it away, or choose another --data-dir"
             ) from error
 
-    async def _provision(self, client: Client) -> None:
-        from everhook.temporal.provisioning import setup
-
+    async def _provision(self, client: TemporalClient) -> None:
         await setup(client, self._settings)
 
     @contextlib.asynccontextmanager
-    async def _working(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
+    async def _working(self, engine: DeliveryEngine) -> AsyncIterator[None]:
         """Run a worker, and another if it fails: it fails if the server is back with an empty store."""
         ended = asyncio.Event()
         ready = asyncio.Event()
@@ -268,7 +257,7 @@ class _Stack:
             ended.set()
             await asyncio.wait([task])
 
-    async def _work(self, engine: "DeliveryEngine", ready: asyncio.Event, ended: asyncio.Event) -> None:
+    async def _work(self, engine: DeliveryEngine, ready: asyncio.Event, ended: asyncio.Event) -> None:
         from worker import running_workers
 
         while not ended.is_set():
@@ -283,7 +272,7 @@ class _Stack:
                 await asyncio.sleep(WORKER_PAUSE_S)
 
     @contextlib.asynccontextmanager
-    async def _api(self, engine: "DeliveryEngine") -> AsyncIterator[None]:
+    async def _api(self, engine: DeliveryEngine) -> AsyncIterator[None]:
         from api import dashboard
         from api.main import create_app, end_streams
 

@@ -1,19 +1,14 @@
 """Checks of the database: connection, clock, migrations, master keys, API keys, backlog, endpoints."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
-from sqlalchemy import func, select, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
-
 from cli.doctor import run_check
 from cli.findings import Finding, Severity, ok, skipped, warning, wrong
 from cli.formatting import counted
-from everhook.delivery.store import IS_UNDISPATCHED
+from everhook.delivery.store import oldest_undispatched
 from everhook.durations import rough_duration
 from everhook.egress import EgressClient, EgressRules, LocalError, UrlRefused
 from everhook.endpoints import store as endpoints
@@ -22,8 +17,8 @@ from everhook.storage.encryption import census
 from everhook.storage.engine import Database, is_unavailable, reason
 from everhook.storage.header_encryption import count_plain_headers
 from everhook.storage.keyring import KeyRing
-from everhook.storage.migrate import alembic_config
-from everhook.storage.tables import Delivery, Endpoint
+from everhook.storage.migrate import known_revisions
+from everhook.storage.tables import Endpoint
 from everhook.tenants import api_keys_store as api_keys
 
 NEEDS_SCHEMA = ("master keys", "callers", "backlog", "endpoints")
@@ -48,7 +43,7 @@ async def database_findings(settings: Settings) -> AsyncIterator[Finding]:
                 yield skipped(name, "needs the database")
             return
         yield await run_check("database's clock", _clock(database))
-        migrated = await run_check("migrations", _migrations(database, settings))
+        migrated = await run_check("migrations", _migrations(database))
         yield migrated
         if migrated.level is Severity.WRONG:
             for name in NEEDS_SCHEMA:
@@ -68,9 +63,7 @@ async def _reach(database: Database) -> Finding:
     if database.is_sqlite and not Path(file).exists():  # noqa: ASYNC240 - opening it would create it
         return wrong("database", f"there is no file {file}", "run `everhook migrate`, or fix EVERHOOK_DATABASE_URL")
     try:
-        async with database.read_connection() as connection:
-            version = "sqlite_version()" if database.is_sqlite else "current_setting('server_version')"
-            (found,) = (await connection.execute(text(f"SELECT {version}"))).one()
+        found = await database.server_version()
     except Exception as error:
         if not is_unavailable(error):
             raise
@@ -84,29 +77,22 @@ async def _clock(database: Database) -> Finding:
     name = "database's clock"
     if database.is_sqlite:
         return ok(name, "is this machine's")
-    async with database.read_connection() as connection:
-        began = time.monotonic()
-        (moment,) = (await connection.execute(text("SELECT clock_timestamp()"))).one()
-        way = timedelta(seconds=time.monotonic() - began)
-    skew = abs(moment + way / 2 - datetime.now(UTC))
-    if skew > SKEW + way:
+    moment, took = await database.server_clock()
+    skew = abs(moment + took / 2 - datetime.now(UTC))
+    if skew > SKEW + took:
         return wrong(name, f"differs from this machine's by {rough_duration(skew)}", "synchronize both with NTP")
     return ok(name, "agrees with this machine's")
 
 
-async def _migrations(database: Database, settings: Settings) -> Finding:
-    scripts = ScriptDirectory.from_config(alembic_config(settings.database_url))
-    head = scripts.get_current_head()
-    try:
-        async with database.read_connection() as connection:
-            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
-    except (OperationalError, ProgrammingError):
-        found = None
+async def _migrations(database: Database) -> Finding:
+    known = known_revisions()
+    head = known[0]
+    found = await database.schema_revision()
     if found == head:
         return ok("migrations", f"at {head}, which is this version's")
     if found is None:
         return wrong("migrations", "there is no schema yet", "everhook migrate")
-    if found not in {script.revision for script in scripts.walk_revisions()}:
+    if found not in known:
         return wrong("migrations", f"at {found}, which this version does not know", "run the version that created it")
     return wrong("migrations", f"at {found}, and this version wants {head}", "everhook migrate")
 
@@ -143,11 +129,9 @@ async def _callers(database: Database, settings: Settings) -> Finding:
 
 
 async def _backlog(database: Database) -> Finding:
-    waiting = select(Delivery).where(IS_UNDISPATCHED).limit(COUNTED_AT_MOST).subquery()
     async with database.read_connection() as connection:
-        statement = select(func.count(), func.min(waiting.c.accepted_at)).select_from(waiting)
-        count, oldest = (await connection.execute(statement)).one()
-    if not count:
+        count, oldest = await oldest_undispatched(connection, COUNTED_AT_MOST)
+    if oldest is None:
         return ok("backlog", "every accepted delivery was started")
     waited = datetime.now(UTC) - oldest
     detail = f"{count:,} accepted deliveries are not started, the oldest for {rough_duration(waited)}"

@@ -1,4 +1,4 @@
-"""Reads behind intents and agents. Each is by a key, or a range of keys."""
+"""Queries for intents and agents. Each is by a key, or a range of keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

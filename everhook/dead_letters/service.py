@@ -6,8 +6,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from temporalio.client import Client
-
 from everhook.audit.store import Actor, on_record
 from everhook.batches.service import BatchService
 from everhook.contracts import DeadLetterReason, DeliveryStatus, OperatorAction
@@ -31,6 +29,7 @@ from everhook.storage.engine import Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Batch, BatchKind, Delivery, Message, now
 from everhook.storage.tenant_scope import TenantScope, tenant_bound
+from everhook.temporal.client import TemporalClient
 from everhook.tenants import store as tenants
 
 MAX_REASON = 1_000
@@ -96,7 +95,7 @@ class BulkOperation:
 
 
 class DeadLetterService:
-    def __init__(self, temporal: Client, deliveries: DeliveryService, batches: BatchService) -> None:
+    def __init__(self, temporal: TemporalClient, deliveries: DeliveryService, batches: BatchService) -> None:
         self._temporal = temporal
         self._deliveries = deliveries
         self._batches = batches

@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass
 
 import structlog
-from temporalio.client import Client
 
 from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
@@ -13,6 +12,7 @@ from everhook.delivery.history_store import forget
 from everhook.delivery.starts import SETTLED, is_away, is_overloaded, start_delivery
 from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Database
+from everhook.temporal.client import TemporalClient
 
 AWAY_PAUSE_S = 1.0
 CONFIRM_INTERVAL_S = 1.0
@@ -36,7 +36,7 @@ class GuardStarter:
     workflow asks the database when its timer fires.
     """
 
-    def __init__(self, client: Client, database: Database) -> None:
+    def __init__(self, client: TemporalClient, database: Database) -> None:
         self._client = client
         self._pool: FairPool[_Start] = FairPool(
             self._run,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from temporalio.client import Client
 
 from everhook.contracts import DeliveryInput
 from everhook.delivery.confirmations import Confirmations
@@ -18,6 +17,7 @@ from everhook.delivery.traffic import Traffic
 from everhook.event_loop import sleep_unless
 from everhook.observability.metrics import HISTORY_SKIPPED
 from everhook.storage.engine import Database
+from everhook.temporal.client import TemporalClient
 
 MAX_LAG = timedelta(hours=1)
 """A history workflow that is later than this is skipped: under sustained overload, history gives way."""
@@ -64,7 +64,7 @@ class History:
     """
 
     def __init__(
-        self, client: Client, database: Database, traffic: Traffic, limits: HistoryLimits = HistoryLimits()
+        self, client: TemporalClient, database: Database, traffic: Traffic, limits: HistoryLimits = HistoryLimits()
     ) -> None:
         self._client = client
         self._traffic = traffic

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from temporalio.client import Client
-
 from everhook.audit.store import Actor, on_record
 from everhook.contracts import TERMINAL_STATUSES, DeliveryInput, DeliveryState, DeliveryStatus
 from everhook.delivery import attempts_store, policy_history_store
@@ -28,6 +26,7 @@ from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Attempt, Delivery, Message, Receipt, now
 from everhook.storage.tenant_scope import TenantScope
+from everhook.temporal.client import TemporalClient
 from everhook.tenants import store as tenants
 
 NOTHING = "nothing"
@@ -82,7 +81,7 @@ class SentBody:
 
 
 class DeliveryService:
-    def __init__(self, database: Database, temporal: Client, defaults: InputDefaults) -> None:
+    def __init__(self, database: Database, temporal: TemporalClient, defaults: InputDefaults) -> None:
         self._database = database
         self._temporal = temporal
         self._defaults = defaults

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 
 import structlog
-from temporalio.client import Client
 
 from everhook.circuit.states_store import EndpointStates
 from everhook.contracts import DeliveryInput, DeliveryMode
@@ -19,6 +18,7 @@ from everhook.delivery.store import mark_dispatched
 from everhook.event_loop import sleep_unless
 from everhook.storage.engine import Database, is_unavailable
 from everhook.storage.tables import now
+from everhook.temporal.client import TemporalClient
 
 ENDPOINT_SHARE = 16
 """One endpoint gets one such part of the starts in flight: otherwise 500 messages to it would delay a message to
@@ -58,7 +58,7 @@ class Starter:
 
     def __init__(
         self,
-        client: Client,
+        client: TemporalClient,
         database: Database,
         recorder: Recorder,
         states: EndpointStates,

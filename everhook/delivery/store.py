@@ -179,6 +179,14 @@ async def count_undispatched(connection: AsyncConnection, at_most: int) -> int:
     return int((await connection.execute(select(func.count()).select_from(waiting))).scalar_one())
 
 
+async def oldest_undispatched(connection: AsyncConnection, at_most: int) -> tuple[int, datetime | None]:
+    """The same count, and when the oldest of those that were counted was accepted."""
+    waiting = select(col(Delivery.accepted_at)).where(IS_UNDISPATCHED).limit(at_most).subquery()
+    found = await connection.execute(select(func.count(), func.min(waiting.c.accepted_at)).select_from(waiting))
+    count, oldest = found.one()
+    return count, oldest
+
+
 async def get(session: AsyncSession, gid: str) -> Delivery | None:
     return await session.get(Delivery, gid)
 

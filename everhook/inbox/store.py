@@ -154,7 +154,7 @@ async def inbox_of(session: AsyncSession, gid: str, tenant_gid: str) -> Endpoint
 
 
 def record_task_event(session: AsyncSession, kind: EventKind, row: TaskRow, **more: Any) -> None:
-    """Tell of a task, in the transaction of the change. See `task_event`."""
+    """Record an event of a task, in the transaction of the change. See `task_event`."""
     delivery = row.delivery
     event = task_event(
         kind, row.task, channel=delivery.channel, event_type=delivery.event_type, options=row.inbox.options, **more

@@ -1,4 +1,4 @@
-"""What became of messages: the reads behind waiting and lifecycle events. None of them reads a payload."""
+"""Outcomes of messages: the queries for waiting and for lifecycle events. None of them reads a payload."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,11 @@ Message = MutableMapping[str, Any]
 
 
 class MetricsPage:
-    """The ASGI application. `collect` returns the metrics in Prometheus' text format."""
+    """The ASGI application. `collect` returns the metrics in Prometheus' text format.
+
+    Not `prometheus_client.make_asgi_app`: it collects from a registry, without `await`, and these metrics are read from
+    the database, or from the other processes of a supervisor.
+    """
 
     def __init__(self, collect: Callable[[], Awaitable[bytes]]) -> None:
         self._collect = collect

@@ -22,7 +22,7 @@ MAX_FILTER_COST = 1_000
 """Steps of matching, as for one subscription."""
 
 NO_INBOX = "there is no such inbox"
-"""Also for an endpoint of another mode, and for one of another tenant: callers cannot tell which."""
+"""Also for an endpoint of another mode, and for one of another tenant: callers cannot distinguish them."""
 
 _MEMBERS = ("inbox", "task", "filter")
 

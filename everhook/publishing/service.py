@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 import structlog
 from async_lru import alru_cache
-from temporalio.client import Client
 
 from everhook.audit.store import Actor, record_audit
 from everhook.contracts import DeadLetterReason, DeliveryStatus
@@ -67,6 +66,7 @@ from everhook.storage.engine import Database, Session
 from everhook.storage.paging import Page, any_of
 from everhook.storage.tables import Delivery, Message, now
 from everhook.storage.tenant_scope import TenantScope
+from everhook.temporal.client import TemporalClient
 from everhook.tenants import store as tenants
 
 WOKEN = 200
@@ -164,7 +164,7 @@ class MessageService:
     def __init__(
         self,
         database: Database,
-        temporal: Client,
+        temporal: TemporalClient,
         acceptor: Acceptor,
         dispatcher: Dispatcher,
         defaults: InputDefaults,

@@ -314,7 +314,7 @@ def _require_accepted(index: int, acceptance: Acceptance) -> None:
 
 NO_GROUP = "cannot be combined with a gate: a message that waits for people would hold up its group"
 NO_ENDPOINT = "there is no such endpoint"
-"""Also for one of another tenant: callers cannot tell which."""
+"""Also for one of another tenant: callers cannot distinguish the two."""
 
 
 def _candidate(publication: Publication, routes: Routes) -> Candidate:

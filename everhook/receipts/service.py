@@ -79,7 +79,7 @@ class ReceiptService:
 
     async def bundle(self, session: Session, gid: str, *, since: int | None = None) -> dict[str, Any]:
         """A receipt with all that it takes to check it offline. With `since`, also a proof that the log was only added
-        to since it had that size. Raises NotFound, NotSealed, InvalidField and LogDamaged."""
+        to since it had that size. Raises NotFound, ReceiptArchived, NotSealed, InvalidField and LogDamaged."""
         row = await self.get(session, gid)
         seal = await receipts.newest_seal(session, row.tenant_gid)
         if row.seq is None or seal is None:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -19,7 +20,7 @@ import structlog
 from asyncpg import PostgresError as AsyncpgError
 from sqlalchemy import URL, ExceptionContext, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -133,6 +134,11 @@ def _redact(context: ExceptionContext) -> None:
         error = error.__cause__ or error.__context__ or getattr(error, "orig", None)
 
 
+def sqlite_url(file: Path) -> str:
+    """The URL of an SQLite database."""
+    return URL.create("sqlite+aiosqlite", database=str(file)).render_as_string()
+
+
 class Database:
     """Connections and sessions. Leaving a `writing` block commits; an exception rolls back.
 
@@ -203,6 +209,27 @@ class Database:
         """Raise if the database does not respond."""
         async with self.read_connection() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def server_version(self) -> str:
+        """The version of PostgreSQL's server, or of the SQLite library."""
+        version = "sqlite_version()" if self.is_sqlite else "current_setting('server_version')"
+        async with self.read_connection() as connection:
+            return str((await connection.execute(text(f"SELECT {version}"))).scalar_one())
+
+    async def server_clock(self) -> tuple[datetime, timedelta]:
+        """The time at the server, and how long the query for it took. For PostgreSQL only."""
+        async with self.read_connection() as connection:
+            started = time.monotonic()
+            moment = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+            return moment, timedelta(seconds=time.monotonic() - started)
+
+    async def schema_revision(self) -> str | None:
+        """The last migration that was applied. None if there is no schema."""
+        try:
+            async with self.read_connection() as connection:
+                return (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+        except (OperationalError, ProgrammingError):
+            return None
 
     async def close(self) -> None:
         """Close the connections. A task that was cancelled may still be returning one, and nothing would close it after

@@ -7,8 +7,15 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from everhook.storage.engine import DatabaseError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+
+MIGRATION_ERRORS = (CommandError, DatabaseError)
+"""What `migrate` raises."""
 
 
 def alembic_config(
@@ -34,3 +41,9 @@ async def migrate(database_url: str, report: Callable[[str], None] | None = None
     """
     config = alembic_config(database_url, report, partition=partition)
     await asyncio.to_thread(command.upgrade, config, "head")
+
+
+def known_revisions() -> list[str]:
+    """The migrations of this version, the newest first."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    return [script.revision for script in scripts.walk_revisions()]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -25,6 +25,9 @@ from temporalio.service import ConnectConfig, ServiceClient
 from everhook.observability.tracing import interceptors
 from everhook.temporal.options import connect_options
 from everhook.temporal.sdk_errors import in_words
+
+TemporalClient: TypeAlias = Client
+"""For modules that hold the client and only pass it on."""
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 """For calls without a time limit."""

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from temporalio.client import Client
 
 from everhook.audit.store import Actor, record_audit
 from everhook.errors import NotFound, TenantInUse, TenantNameTaken
@@ -13,6 +12,7 @@ from everhook.storage.engine import Session
 from everhook.storage.paging import Page
 from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
 from everhook.storage.tenant_scope import TenantScope
+from everhook.temporal.client import TemporalClient
 from everhook.tenants import erasure_store as erasure
 from everhook.tenants import store as tenants
 from everhook.tenants.erasure import start_erasure
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 class TenantService:
     """A tenant is named by its name or its gid. `grace` is how long an erasure lets deliveries in flight end."""
 
-    def __init__(self, temporal: Client, grace: timedelta) -> None:
+    def __init__(self, temporal: TemporalClient, grace: timedelta) -> None:
         self._temporal = temporal
         self._grace = grace
 

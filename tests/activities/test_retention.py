@@ -22,7 +22,7 @@ async def test_headers_of_a_release_before_are_encrypted_by_the_first_pass(desk:
     passes = RetentionActivities(client, desk.store.database, RetentionPeriods(), KEYRING)
     assert await count_plain_headers(desk.store.database) == 1
     for _ in range(2):
-        await ActivityEnvironment().run(passes.remove_past)
+        await ActivityEnvironment().run(passes.apply_retention)
     assert await count_plain_headers(desk.store.database) == 0
     await desk.send(await desk.delivery(endpoint))
     assert desk.receiver.arrivals[0].header("x-key") == "value"

@@ -131,7 +131,7 @@ def test_keys_are_listed_without_their_secrets_and_revoked_at_once(run: Run, dat
         (["create", "--name", "x", "--scope", "root"], "everhook: --scope: "),
         (["create", "--name", "", "--scope", "read"], "everhook: --name: "),
         (["create", "--name", "x", "--scope", "receive:ep_1"], "everhook: --scope: "),
-        (["create", "--name", "x", "--tenant", "nobody"], "there is no tenant nobody"),
+        (["create", "--name", "x", "--tenant", "nosuch"], "there is no tenant nosuch"),
         (["revoke", "ek_1"], "There is no API key ek_1"),
     ],
 )

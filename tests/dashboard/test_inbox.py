@@ -325,7 +325,8 @@ async def test_a_task_is_decided_in_the_dashboard_with_its_receipt(pages: Pages)
     page = (await pages.get(done.headers["location"])).text
     shown = await of_task(pages.api, gid)
     assert f"/receipts/{shown['receiptGid']}" in page and "Cost centre" in page
-    assert (await pages.get(f"/receipts/{shown['receiptGid']}")).status_code == 200
+    receipt = await pages.get(f"/receipts/{shown['receiptGid']}")
+    assert receipt.status_code == 200 and f'<span aria-current="page">{shown["receiptGid"]}</span>' in receipt.text
     claims = claims_of((await pages.api.rows("SELECT jws FROM receipt"))[0].jws) or {}
     assert claims["decision"]["identifiedBy"] == "session"
     late = await pages.send(f"/inbox/{gid}/decide", outcome="rejected", version="1", comment="no")

@@ -268,7 +268,7 @@ async def some_messages(api: Api) -> None:
         ("since=2026-01-31T12:00", {"order.paid", "invoice.paid"}),
         ("until=2026-01-31T12:00", {"order.created"}),
         ("since=2026-01-31T12:00:00Z&until=2026-01-31T13:00:00Z", {"order.paid"}),
-        ("tenant=nobody", set()),
+        ("tenant=nosuch", set()),
     ],
 )
 async def test_messages_and_deliveries_are_filtered_as_by_the_api(
@@ -397,6 +397,7 @@ async def test_the_page_of_a_bulk_operation_names_what_it_is_for(pages: Pages) -
     page = (await pages.get(f"/batches/{batch.gid}")).text
     for part in ("<dt>Endpoint</dt><dd>ep_1", "<dt>Status code</dt><dd>401, 503", "<dt>Dead-lettered before</dt>"):
         assert part in page
+    assert f'/dead-letters">Dead letters</a> / <span aria-current="page">{batch.gid}</span>' in page
     assert "2026-01-31 12:00:00 UTC" in page and "T12:00:00+00:00</dd>" not in page
 
 

@@ -95,7 +95,7 @@ async def visits_to_all_pages(stage: Stage) -> list[Visit]:
         Visit("/endpoints/{gid}", f"/endpoints/{globex}?window=24h"),
         Visit("/deliveries/{gid}", f"/deliveries/{await _dead_letter_of(stage, globex)}"),
         Visit("/dead-letters/all", "/dead-letters/all?action=discard"),
-        Visit("/endpoints", "/endpoints?search=nobody"),
+        Visit("/endpoints", "/endpoints?search=nosuch"),
         Visit("/messages", "/messages?type=none.such"),
         Visit("/event-types", "/event-types?show=archived"),
         Visit("/tenants", "/tenants?search=none.such"),

@@ -29,7 +29,7 @@ from tests.stores.factories import Store
 ANN, BO = "ann@acme.example", "bo@acme.example"
 PASSWORD = "p@ss:w/rd"
 REFUSED_LOGIN = "the SMTP server does not take EVERHOOK_SMTP_URL"
-ORDER = {"order": {"id": 1042, "name": "Größe"}, "assignees": [ANN, "group:finance", BO, "nobody@", 3]}
+ORDER = {"order": {"id": 1042, "name": "Größe"}, "assignees": [ANN, "group:finance", BO, "unnamed@", 3]}
 
 
 async def test_a_mail_arrives_as_it_was_composed(office: Office) -> None:

@@ -99,7 +99,7 @@ async def test_an_error_about_a_statement_does_not_mean_that_the_server_is_away(
 
 
 async def test_a_missing_database_or_user_is_a_refused_connection(postgres: PostgresServer) -> None:
-    for url in (url_of(postgres, "nosuch"), url_of(postgres).replace("everhook@", "nobody@")):
+    for url in (url_of(postgres, "nosuch"), url_of(postgres).replace("everhook@", "nosuch@")):
         database = Database(url)
         error = await raised(database, "SELECT 1")
         assert is_unavailable(error) and refuses_connections(error)

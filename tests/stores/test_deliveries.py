@@ -223,6 +223,19 @@ async def test_the_undispatched_are_counted_up_to_a_limit(store: Store, database
         assert await deliveries.count_undispatched(connection, 2) == 2
 
 
+@pytest.mark.both_databases
+async def test_the_undispatched_are_counted_with_the_time_of_the_oldest(store: Store, database: Database) -> None:
+    end = await store.subscribed()
+    async with database.read_connection() as connection:
+        assert await deliveries.oldest_undispatched(connection, 100) == (0, None)
+    for second in (3, 2, 4):
+        await store.delivery(end, accepted_at=moment(second))
+    await store.delivery(end, accepted_at=moment(1), dispatched_at=moment(1))
+    async with database.read_connection() as connection:
+        assert await deliveries.oldest_undispatched(connection, 100) == (3, moment(2))
+        assert (await deliveries.oldest_undispatched(connection, 2))[0] == 2
+
+
 async def window(database: Database, after: Position | None = None, **chosen: Any) -> Window:
     """What is found by a reconciler that takes a workflow for lost after 50 s."""
     async with database.read_connection() as connection:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 from everhook.storage.engine import Database
-from everhook.storage.migrate import alembic_config, migrate
+from everhook.storage.migrate import alembic_config, known_revisions, migrate
 from everhook.storage.tables import DEFAULT_TENANT_GID, Tenant
 from testing.processes import Process
 
@@ -40,6 +40,17 @@ async def test_the_migrations_make_exactly_what_the_models_describe(new_database
     await migrate(new_database_url)
     assert await tables_of(new_database_url) == {*SQLModel.metadata.tables, "alembic_version"}
     await asyncio.to_thread(command.check, alembic_config(new_database_url))
+
+
+async def test_the_revision_of_the_schema_is_read_from_the_database(new_database_url: str) -> None:
+    newest, before = known_revisions()[:2]
+    database = Database(new_database_url)
+    assert await database.schema_revision() is None
+    await migrate(new_database_url)
+    assert await database.schema_revision() == newest
+    await asyncio.to_thread(command.downgrade, alembic_config(new_database_url), before)
+    assert await database.schema_revision() == before
+    await database.close()
 
 
 async def test_migrating_makes_the_default_tenant(new_database_url: str) -> None:

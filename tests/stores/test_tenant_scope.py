@@ -219,7 +219,7 @@ async def test_a_tenant_finds_itself_by_name_and_gid_and_makes_no_other(
         for named in ("ours", own.tenant):
             found = await tenants.ensure_tenant(session, named)
             assert found is not None and found.gid == own.tenant
-        for named in ("theirs", other.tenant, "default", "of nobody"):
+        for named in ("theirs", other.tenant, "default", "nosuch"):
             assert await tenants.ensure_tenant(session, named) is None
             assert await tenants.find_tenant(session, named) is None
     assert await store.count(Tenant) == before

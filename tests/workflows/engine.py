@@ -393,7 +393,7 @@ class FakeActivities:
         await self._called("remove_tenant", erasure)
 
     @activity.defn(name="remove_past")
-    async def remove_past(self) -> RetentionResult:
+    async def apply_retention(self) -> RetentionResult:
         await self._called("remove_past", None)
         return RetentionResult(messages=2, payloads=1)
 
@@ -436,7 +436,7 @@ class FakeActivities:
             self.reconcile,
             self.publish_events,
             self.resume_erasures,
-            self.remove_past,
+            self.apply_retention,
             self.end_tenant_workflows,
             self.remove_tenant,
             self.seal_receipts,

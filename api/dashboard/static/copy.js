@@ -26,7 +26,7 @@ document.addEventListener("click", async (event) => {
 });
 
 /**
- * Tell it to those who listen to the page.
+ * Announce a text to screen readers.
  * @param {string} text
  */
 function announce(text) {

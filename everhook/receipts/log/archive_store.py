@@ -1,8 +1,8 @@
 """Moves old receipts from the database to files. Their hashes and checkpoints stay, so every proof still works.
 
 A file holds a range of one tenant's log that ends at a checkpoint. It is written under a temporary name, read back and
-verified, gets its name and is recorded. Only then are its receipts deleted. Whatever dies in between, the next run
-continues: a file that is not recorded is written again, and what is recorded is deleted.
+verified, gets its name and is recorded. Only then are its receipts deleted. If the process dies in between, the next
+run continues: a file that is not recorded is written again, and what is recorded is deleted.
 
 A receipt whose attempt is still in the database stays: people look at both together.
 """
