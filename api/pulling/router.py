@@ -100,7 +100,7 @@ def _body(claim: Claim) -> bytes:
     "/acks",
     responses={
         HTTPStatus.OK.value: {"model": LeaseResults},
-        **documents(problem_types.NOT_PULLED, problem_types.PAYLOAD_TOO_LARGE),
+        **documents(problem_types.NOT_PULLED),
     },
     openapi_extra={
         "requestBody": {
