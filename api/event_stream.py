@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Header
 from starlette.responses import Response
@@ -20,8 +20,8 @@ from everhook.storage.engine import Session
 from everhook.storage.tenant_scope import TenantScope
 
 KEEP_ALIVE = b": keep-alive\n\n"
-"""A source writes this when it wrote nothing for some time (`keep_alive` of its limits), so that proxies keep the
-connection open and a dead client is noticed."""
+"""A comment. Sources that write nothing for a while send it, so that proxies keep the connection open and a dead client
+is noticed."""
 
 HEADERS = {"x-accel-buffering": "no"}
 """Proxies must not buffer. `Cache-Control: no-store` is set for the whole API."""
@@ -30,6 +30,9 @@ LastEventId = Annotated[
     str | None,
     Header(alias="Last-Event-ID", max_length=200, description="The id of the last event of the stream before."),
 ]
+
+Item_co = TypeVar("Item_co", covariant=True)
+Item = TypeVar("Item")
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -49,11 +52,11 @@ def permission(
     return may_continue
 
 
-class EventSource(Protocol):
+class EventSource(Protocol[Item_co]):
     """What generates the events of one stream."""
 
-    def events(self) -> AsyncGenerator[bytes]:
-        """The events as they are written. When the generator continues, the last one was written. It ends soon after
+    def events(self) -> AsyncGenerator[Item_co]:
+        """The events in their order. When the generator continues, the last one was written. It ends soon after
         `leave`."""
 
     def leave(self) -> None:
@@ -71,7 +74,8 @@ def event(data: bytes, *, name: str, id: str | None = None, retry_ms: int | None
 
 
 class EventStream(Response):
-    """A response that lasts until its source ends or the client leaves.
+    """A response that lasts until its source ends or the client leaves. `render` writes an event of the source as
+    bytes. `first` and `last` are written before and after all events.
 
     A write waits while more than the server's buffer is unsent. A client that reads nothing for 30 s is disconnected by
     the server: see `STALLED_S` in everhook/serving/limits.py.
@@ -79,10 +83,14 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: EventSource) -> None:
+    def __init__(
+        self, source: EventSource[Item], render: Callable[[Item], bytes], *, first: bytes = b"", last: bytes = b""
+    ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
-        self._source = source
+        self._source: EventSource[Any] = source
+        self._render: Callable[[Any], bytes] = render
+        self._first, self._last = first, last
         self._has_left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,11 +98,13 @@ class EventStream(Response):
         try:
             async with aclosing(self._source.events()) as events:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                async for chunk in events:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    if self._has_left:  # the chunk may not have been written
+                if self._first:
+                    await send({"type": "http.response.body", "body": self._first, "more_body": True})
+                async for each in events:
+                    await send({"type": "http.response.body", "body": self._render(each), "more_body": True})
+                    if self._has_left:  # the event may not have been written
                         return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.body", "body": self._last, "more_body": False})
         finally:
             self._source.leave()
             watching.cancel()

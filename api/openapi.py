@@ -101,16 +101,24 @@ def _operations(found: JSON) -> Iterator[tuple[str, JSON]]:
 
 def _add_problems(path: str, operation: JSON) -> None:
     """Problems that follow from the shape of an operation. Routes document the others themselves."""
-    responses, parameters = operation["responses"], operation.get("parameters", [])
-    kinds = [problem_types.UNAUTHENTICATED, problem_types.FORBIDDEN, problem_types.UNAVAILABLE]
+    responses = operation["responses"]
+    kinds = [
+        problem_types.UNAUTHENTICATED,
+        problem_types.FORBIDDEN,
+        problem_types.INVALID_REQUEST,
+        problem_types.INTERNAL_ERROR,
+        problem_types.UNAVAILABLE,
+    ]
     if "requestBody" in operation:
-        kinds.append(problem_types.MALFORMED_REQUEST)
-    if "requestBody" in operation or parameters:
-        kinds.append(problem_types.INVALID_REQUEST)
+        kinds += [problem_types.MALFORMED_REQUEST, problem_types.PAYLOAD_TOO_LARGE]
     if "{" in path:
         kinds.append(problem_types.NOT_FOUND)
-    if any(parameter["name"] == HEADER for parameter in parameters):
-        kinds += [problem_types.IDEMPOTENCY_KEY_REUSED, problem_types.IDEMPOTENT_CALL_RUNNING]
+    if any(parameter["name"] == HEADER for parameter in operation.get("parameters", [])):
+        kinds += [
+            problem_types.IDEMPOTENCY_KEY_REUSED,
+            problem_types.IDEMPOTENT_CALL_RUNNING,
+            problem_types.CONFLICT,
+        ]
     for kind in kinds:
         problems.add_documented(responses, str(kind.status.value), kind)
     operation["responses"] = dict(sorted(responses.items()))

@@ -199,7 +199,7 @@ def _from_status(request: Request, error: HTTPException) -> Problem:
         methods = [method for method in _METHODS if _has_route(request, method)]
         headers["allow"] = ", ".join(methods)
         detail = f"{_path(request)[:200]} has no {request.method[:20]}; it takes {' and '.join(methods)}."
-    if kind is problem_types.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase and _path(request).startswith("/v1"):
+    if kind is problem_types.NOT_FOUND and "endpoint" not in request.scope and _path(request).startswith("/v1"):
         detail = f"There is no {_path(request)[:200]}; /openapi.json lists what there is."
     return Problem(kind, detail, headers=headers)
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
 from sqlalchemy import text
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,6 +23,7 @@ from everhook.serving.server import bound_socket, serving
 from everhook.settings import Settings
 from everhook.storage.engine import Database
 from everhook.temporal.client import connect
+from testing.documented import ByRoute, DocumentedProblems, problems_of
 from testing.processes import refusing_port
 from testing.waiting import assert_eventually
 
@@ -74,6 +76,17 @@ def _settings(database_url: str, **overrides: Any) -> Settings:
 def openapi_document() -> JSON:
     """The OpenAPI document of the API. Creating one takes a second; do not change it."""
     return _shared_app().openapi()
+
+
+@functools.cache
+def _documented_problems() -> ByRoute:
+    paths = openapi_document()["paths"]
+    return {
+        route.endpoint: problems_of(paths[str(route.path_format)][method.lower()])
+        for route in iter_route_contexts(_shared_app().router.routes)
+        if isinstance(route.original_route, APIRoute) and route.include_in_schema
+        for method in route.methods or ()
+    }
 
 
 class Api:
@@ -176,6 +189,7 @@ async def running_api(settings: Settings, temporal: Any = None) -> AsyncIterator
         settings = settings.model_copy(update={"express": False})
     app = create_app(settings, temporal=client)
     _share_routes(app)
+    app.add_middleware(DocumentedProblems, documented=_documented_problems)
     before = _sqlite_threads()
     async with (
         app.router.lifespan_context(app),

@@ -20,6 +20,7 @@ from hypothesis import settings
 from testing.certificates import Authority
 from testing.collected import forks_of
 from testing.compiled import share_compiled_statements
+from testing.documented import take_undocumented
 from testing.forks import one_server_for_all
 from testing.schedule import ByGroup, in_order
 from testing.tracebacks import log_plain_tracebacks
@@ -93,6 +94,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Fail a test in which the API responded with a problem that its OpenAPI document lacks."""
+    try:
+        yield
+    finally:
+        undocumented = take_undocumented()
+    assert not undocumented, f"not in the OpenAPI document: {undocumented}"
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,6 +1,7 @@
 """The calls of AXME's clients. Bodies are read raw, so the key is checked before a body is read."""
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api import patterns, problem_types
 from api.axme import mapping
 from api.axme.schemas import decode_intent, decode_resolve, decode_resume
-from api.axme.streams import RenderedAgentStream, RenderedIntentStream
+from api.axme.streams import OPENED, TIMEOUT, agent_event, intent_event
 from api.callers import CONSUMERS, DECIDERS, OWNED, PUBLISHERS, Access, Caller
 from api.decoding import checked_utf8, decoded
 from api.dependencies import Principal, ServicesDep, Store
@@ -97,7 +98,7 @@ async def stream_events(
     id = _id(intent_id)
     wait_s = min(wait_seconds, MAX_WAIT_S)
     stream = await services.intents.follow(store, _viewer(caller), id, since=since, wait_s=wait_s)
-    return EventStream(RenderedIntentStream(stream, str(id)))
+    return EventStream(stream, partial(intent_event, str(id)), first=OPENED, last=TIMEOUT)
 
 
 @router.get("/v1/agents/{tenant}/{workspace}/{name}/intents/stream")
@@ -134,7 +135,7 @@ async def stream_intents(
             services, caller, store, lambda session: services.endpoints.can_be_pulled(session, agent.gid)
         ),
     )
-    return EventStream(RenderedAgentStream(stream))
+    return EventStream(stream, agent_event)
 
 
 @router.post("/v1/intents/{intent_id}/resume")

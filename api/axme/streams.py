@@ -1,17 +1,14 @@
 """Streams as AXME's clients read them: events named `intent.…`, and `stream.timeout` at the end."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 import msgspec
 import orjson
 
 from api.axme.mapping import shown_event
 from api.event_stream import KEEP_ALIVE, event
-from everhook.axme.service import IntentStream
+from everhook.axme.intents import IntentEvent
 from everhook.ids import uuid_of
 from everhook.pulling.leases import Item
-from everhook.streaming.service import Bye, Hello, Messages, PullStream
+from everhook.streaming.service import Bye, Hello, Messages, StreamEvent
 
 OPENED = b": opened\n\n"
 TIMEOUT = event(b"{}", name="stream.timeout")
@@ -25,24 +22,13 @@ class _ItemBody(msgspec.Struct, rename="camel", frozen=True):
 _decode = msgspec.json.Decoder(_ItemBody)
 
 
-class RenderedAgentStream:
-    """The intents for an agent."""
-
-    def __init__(self, stream: PullStream) -> None:
-        self._stream = stream
-
-    async def events(self) -> AsyncGenerator[bytes]:
-        async with aclosing(self._stream.events()) as events:
-            async for each in events:
-                if isinstance(each, Messages):
-                    yield b"".join(_delivered(each.position + n, item) for n, item in enumerate(each.items))
-                elif isinstance(each, Bye):
-                    yield TIMEOUT
-                else:
-                    yield OPENED if isinstance(each, Hello) else KEEP_ALIVE
-
-    def leave(self) -> None:
-        self._stream.leave()
+def agent_event(each: StreamEvent) -> bytes:
+    """An event of the stream of an agent's intents."""
+    if isinstance(each, Messages):
+        return b"".join(_delivered(each.position + n, item) for n, item in enumerate(each.items))
+    if isinstance(each, Bye):
+        return TIMEOUT
+    return OPENED if isinstance(each, Hello) else KEEP_ALIVE
 
 
 def _delivered(seq: int, item: Item) -> bytes:
@@ -60,20 +46,6 @@ def _delivered(seq: int, item: Item) -> bytes:
     return event(orjson.dumps(data), name="intent.delivered", id=str(seq))
 
 
-class RenderedIntentStream:
-    """The events of an intent."""
-
-    def __init__(self, stream: IntentStream, intent_id: str) -> None:
-        self._stream = stream
-        self._intent_id = intent_id
-
-    async def events(self) -> AsyncGenerator[bytes]:
-        yield OPENED
-        async with aclosing(self._stream.events()) as events:
-            async for each in events:
-                data = orjson.dumps(shown_event(self._intent_id, each))
-                yield event(data, name=each.status.event, id=str(each.seq))
-        yield TIMEOUT
-
-    def leave(self) -> None:
-        self._stream.leave()
+def intent_event(intent_id: str, each: IntentEvent) -> bytes:
+    """An event of the stream of one intent."""
+    return event(orjson.dumps(shown_event(intent_id, each)), name=each.status.event, id=str(each.seq))

@@ -94,7 +94,7 @@ async def get_attempt_body(gid: Gid, services: ServicesDep, store: Store) -> Res
     return Response(body.content, media_type="application/octet-stream", headers={"x-content-type-options": "nosniff"})
 
 
-@router.get("/{gid}/live")
+@router.get("/{gid}/live", responses=documents(problem_types.TEMPORAL_BUSY))
 async def get_live_delivery(gid: Gid, services: ServicesDep, store: Store) -> LiveDelivery:
     """Ask the workflow itself what it waits for. For a delivery that has ended, `waitingFor` is `nothing`.
 

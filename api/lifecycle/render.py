@@ -1,7 +1,6 @@
 """Message results and events as bytes. Results stay the bytes that the receiver sent."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -12,7 +11,7 @@ from everhook.contracts import DeliveryStatus
 from everhook.delivery.body_formats import timestamp
 from everhook.egress import STORED_BODY_BYTES
 from everhook.lifecycle.events import LifecycleEvent
-from everhook.lifecycle.service import FollowedEvent, Following, MessageResult, MessageStream
+from everhook.lifecycle.service import FollowedEvent, Following, MessageResult
 from everhook.lifecycle.store import DeliveryResponse
 from everhook.streaming.service import Bye
 
@@ -57,21 +56,6 @@ def result_of(each: DeliveryResponse) -> bytes | None:
         orjson.loads(each.body)
         return each.body
     return None
-
-
-class RenderedMessageStream:
-    """A stream of the events of a message as bytes."""
-
-    def __init__(self, stream: MessageStream) -> None:
-        self._stream = stream
-
-    async def events(self) -> AsyncGenerator[bytes]:
-        async with aclosing(self._stream.events()) as events:
-            async for each in events:
-                yield rendered(each)
-
-    def leave(self) -> None:
-        self._stream.leave()
 
 
 def rendered(each: FollowedEvent) -> bytes:

@@ -97,4 +97,4 @@ async def stream_message_events(
         services, caller, store, lambda session: services.lifecycle.can_be_seen(session, viewer, gid)
     )
     stream = await services.lifecycle.follow(store, viewer, gid, last_event_id, may_continue)
-    return EventStream(render.RenderedMessageStream(stream))
+    return EventStream(stream, render.rendered)

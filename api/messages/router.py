@@ -128,7 +128,6 @@ def _responses(model: type[ApiModel], example: Any) -> dict[int | str, dict[str,
         HTTPStatus.ACCEPTED.value: committed,
         **documents(
             problem_types.RESERVED_CHANNEL,
-            problem_types.PAYLOAD_TOO_LARGE,
             problem_types.PAYLOAD_DOES_NOT_FIT,
             problem_types.UNKNOWN_EVENT_TYPE,
             problem_types.RATE_LIMITED,

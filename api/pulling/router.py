@@ -19,7 +19,7 @@ from api.pulling.schemas import (
     PulledItems,
     QueueOut,
 )
-from api.pulling.streaming import STREAM_EXAMPLE, RenderedStream
+from api.pulling.streaming import STREAM_EXAMPLE, rendered
 from api.schemas import Gid, Name
 from everhook.pulling.leases import PulledEndpoint
 from everhook.pulling.leases import Request as PullRequest
@@ -98,10 +98,7 @@ def _body(claim: Claim) -> bytes:
 
 @router.post(
     "/acks",
-    responses={
-        HTTPStatus.OK.value: {"model": LeaseResults},
-        **documents(problem_types.NOT_PULLED, problem_types.PAYLOAD_TOO_LARGE),
-    },
+    responses={HTTPStatus.OK.value: {"model": LeaseResults}, **documents(problem_types.NOT_PULLED)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -160,7 +157,7 @@ async def stream_endpoint(
     may_continue = permission(
         services, caller, store, lambda session: services.endpoints.can_be_pulled(session, endpoint.gid)
     )
-    return EventStream(RenderedStream(services.streams.open(endpoint, asked, may_continue)))
+    return EventStream(services.streams.open(endpoint, asked, may_continue), rendered)
 
 
 @view_router.get("/queue", **NOT_PULLED)

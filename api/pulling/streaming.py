@@ -1,28 +1,12 @@
 """The events of a stream of deliveries, as they are written."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any
 
 from api.event_stream import KEEP_ALIVE, event
 from api.pulling.schemas import ITEM
-from everhook.streaming.service import Bye, Hello, Messages, PullStream, StreamEvent
-
-
-class RenderedStream:
-    """A stream of deliveries as bytes."""
-
-    def __init__(self, stream: PullStream) -> None:
-        self._stream = stream
-
-    async def events(self) -> AsyncGenerator[bytes]:
-        async with aclosing(self._stream.events()) as events:
-            async for each in events:
-                yield rendered(each)
-
-    def leave(self) -> None:
-        self._stream.leave()
+from everhook.streaming.service import Bye, Hello, Messages, StreamEvent
 
 
 def rendered(each: StreamEvent) -> bytes:

@@ -28,7 +28,11 @@ class JwksResponse(JSONResponse):
     media_type = "application/jwk-set+json"
 
 
-@well_known.get("/jwks.json", response_class=JwksResponse, responses={200: {"model": JsonWebKeySet}})
+@well_known.get(
+    "/jwks.json",
+    response_class=JwksResponse,
+    responses={200: {"model": JsonWebKeySet}, **documents(problem_types.UNAVAILABLE)},
+)
 async def get_receipt_keys(services: ServicesDep) -> Response:
     """The public keys of receipts and checkpoints, retired ones included (RFC 7517). Needs no API key."""
     keys = await services.receipts.public_keys()
@@ -43,7 +47,7 @@ async def list_delivery_receipts(gid: Gid, paging: Paging, services: ServicesDep
     return ListOf(data=[Receipt.of(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
-@router.get("/receipts/checkpoints")
+@router.get("/receipts/checkpoints", responses=documents(problem_types.NOT_FOUND))
 async def list_checkpoints(
     paging: Paging, services: ServicesDep, store: Store, tenant: LogOf = None
 ) -> ListOf[Checkpoint]:
@@ -53,7 +57,7 @@ async def list_checkpoints(
     return ListOf(data=[Checkpoint.of(row) for row in page.rows], next_cursor=paging.next_cursor(page.next_key))
 
 
-@router.get("/receipts/consistency")
+@router.get("/receipts/consistency", responses=documents(problem_types.NOT_FOUND))
 async def get_consistency_proof(
     services: ServicesDep,
     store: Store,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema_rs import Draft202012Validator, RegexOptions, Registry, ValidationError
+from jsonschema_rs import Draft202012Validator, RegexOptions, Registry, ValidationError, ValidationErrorKind
 
 from everhook.errors import InvalidField, PayloadDoesNotFit, UnknownEventType
 from everhook.event_types.complexity import ITEMS, MEMBERS, TOO_COMPLEX, Explorer
@@ -225,12 +225,13 @@ def _shortened(message: str) -> str:
 
 
 def _why_no_schema(error: ValidationError) -> str:
-    if error.message.endswith('is not a "regex"'):
+    kind = error.kind
+    if isinstance(kind, ValidationErrorKind.Format) and kind.format == "regex":
         return (
             "is no pattern that can be used: look-around and back-references are not supported, nor patterns that take "
             f"more than {PATTERN_MEMORY // 2**20} MiB of memory"
         )
-    if error.kind.name in ("anyOf", "oneOf"):
+    if kind.name in ("anyOf", "oneOf"):
         return "is no value that this keyword takes"
     return _shortened(error.message.removeprefix(f"{_MASK} "))
 

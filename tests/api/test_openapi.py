@@ -9,6 +9,7 @@ import pytest
 from api.schemas import ApiModel
 from everhook import __version__
 from testing.api import JSON, Api, accepted, assert_problem, created, ok, openapi_document
+from testing.documented import problems_of
 
 OPERATIONS = {
     "GET /livez", "GET /readyz", "GET /version",
@@ -94,11 +95,11 @@ async def test_operations_document_the_problems_that_their_shape_implies(documen
     for name, operation in operations_of(document).items():
         if "/v1/" not in name:
             continue
-        expected = {"unauthenticated", "forbidden", "unavailable"}
+        expected = {"unauthenticated", "forbidden", "invalid-request", "internal-error", "unavailable"}
         expected |= {"not-found"} if "{" in name else set()
-        expected |= {"invalid-request"} if operation.get("parameters") or "requestBody" in operation else set()
+        expected |= {"malformed-request", "payload-too-large"} if "requestBody" in operation else set()
         if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", [])):
-            expected |= {"idempotency-key-reused", "idempotent-call-running"}
+            expected |= {"idempotency-key-reused", "idempotent-call-running", "conflict"}
         assert expected <= problems_of(operation), name
 
 
@@ -113,6 +114,7 @@ async def test_operations_document_the_problems_that_their_shape_implies(documen
         ("POST /v1/endpoints/{gid}/secret/rotate", "too-many-secrets"),
         ("POST /v1/endpoints/{gid}/pause", "temporal-busy"),
         ("POST /v1/endpoints/{gid}/circuit/reset", "temporal-busy"),
+        ("GET /v1/deliveries/{gid}/live", "temporal-busy"),
         ("POST /v1/tenants", "tenant-name-taken"),
         ("PATCH /v1/tenants/{gid}", "tenant-name-taken"),
         ("DELETE /v1/tenants/{gid}", "tenant-in-use"),
@@ -121,15 +123,6 @@ async def test_operations_document_the_problems_that_their_shape_implies(documen
 )
 async def test_operations_document_problems_of_their_own(document: JSON, name: str, slug: str) -> None:
     assert slug in problems_of(operations_of(document)[name])
-
-
-def problems_of(operation: JSON) -> set[str]:
-    """The slugs of the problems that an operation documents."""
-    return {
-        slug
-        for response in operation["responses"].values()
-        for slug in response.get("content", {}).get("application/problem+json", {}).get("examples", {})
-    }
 
 
 async def test_every_operation_has_an_example_of_what_it_takes_and_responds_with(document: JSON) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -240,6 +241,18 @@ async def test_a_busy_temporal_is_a_429_and_a_silent_worker_a_503() -> None:
     for path, status in (("/busy", 429), ("/silent", 503)):
         assert_problem(responses[path], status)
         assert int(responses[path].headers["retry-after"]) > 0
+
+
+async def test_a_delivery_cannot_be_asked_while_temporal_is_busy(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.channel()
+    await api.endpoint(channel="orders")
+    gid = (await api.publish())["deliveries"][0]["deliveryGid"]
+    busy = AsyncMock(side_effect=RPCError("too many", RPCStatusCode.RESOURCE_EXHAUSTED, b""))
+    monkeypatch.setattr("everhook.delivery.service.delivery_state", busy)
+
+    problem = assert_problem(await api.get(f"/v1/deliveries/{gid}/live"), 429)
+
+    assert problem["type"] == "/problems/temporal-busy"
 
 
 async def test_a_bug_is_a_500_without_details() -> None:

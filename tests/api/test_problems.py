@@ -4,9 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 
-from api import problem_types
+from api import problem_types, problems
 from api.problem_types import ProblemType
 from everhook import errors, field_errors
 from everhook.errors import DomainError
@@ -100,3 +103,19 @@ async def test_the_type_of_a_problem_leads_to_its_page(shared: Api) -> None:
 
     assert problem["type"] == problem_types.CHANNEL_EXISTS.uri
     assert "Channel exists" in (await shared.http.get(problem["type"])).text
+
+
+async def test_a_path_without_a_route_differs_from_a_route_that_finds_nothing() -> None:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/v1/things/{gid}")
+    async def get_thing(gid: str) -> None:
+        raise HTTPException(404)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://everhook.test") as http:
+        found_nothing = assert_problem(await http.get("/v1/things/1"), 404)
+        no_route = assert_problem(await http.get("/v1/other"), 404)
+
+    assert found_nothing["detail"] == "Not Found"
+    assert no_route["detail"] == "There is no /v1/other; /openapi.json lists what there is."

@@ -121,6 +121,22 @@ def test_a_schema_that_cannot_be_used_is_refused(schema: Any, code: str) -> None
     assert refused.value.field.startswith("schema")
 
 
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [
+        ({"pattern": "(?=a)b"}, "schema.pattern"),
+        ({"properties": {"a": {"items": {"pattern": "("}}}}, "schema.properties.a.items.pattern"),
+        ({"patternProperties": {"(?<a": {}}}, 'schema.patternProperties["(?<a"]'),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_explained(schema: Any, field: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        check_schema(schema, "schema")
+
+    assert refused.value.field == field
+    assert refused.value.message.startswith("is no pattern that can be used: look-around")
+
+
 def test_a_schema_is_not_slow_because_a_measurement_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = schemas._seconds
     calls = 0
