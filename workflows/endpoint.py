@@ -49,6 +49,9 @@ CIRCUIT_SETTINGS = "circuit-settings"
 ENABLED_DURING_GIVE_UP = "enabled-during-give-up"
 """The id of the patch that stops giving up parked deliveries once their endpoint is enabled again."""
 
+STEADY_RELEASE = "steady-release"
+"""The id of the patch that releases parked deliveries each second, and not a second after the last release ended."""
+
 MAX_UPDATES = 1_000
 """Temporal's limit is 2,000 updates for each run; continue as new well before it."""
 
@@ -312,13 +315,17 @@ class EndpointWorkflow:
     async def _release_some(self) -> None:
         """Release the deliveries of one second. The next second gets twice as many. A relapse ends the release; the
         next closing starts it again."""
-        assert self._release_rate is not None
+        assert self._release_rate is not None and self._release_at is not None
+        due_at = self._release_at
         result = await self._wake(max(1, round(self._release_rate)))
         if not result.remaining or not self._circuit.sends:
             self._release_rate = self._release_at = None
             return
         self._release_rate = min(self._release_rate * 2, self._policy.release_rate_max)
-        self._release_at = workflow.now() + RELEASE_PERIOD
+        moment = workflow.now()
+        if moment < due_at + RELEASE_PERIOD and workflow.patched(STEADY_RELEASE):
+            moment = due_at  # what a release takes does not lower the rate
+        self._release_at = moment + RELEASE_PERIOD
 
     async def _wake(self, limit: int, dead_letter: DeadLetterReason | None = None) -> ReleaseResult:
         return await workflow.execute_activity_method(

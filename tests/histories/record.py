@@ -257,6 +257,16 @@ async def endpoint_cycle(engine: Engine, album: Album) -> None:
     await album.keep("endpoint-cycle", endpoint.handle)
 
 
+async def endpoint_released(engine: Engine, album: Album) -> None:
+    """Resumed, with a release in each of several seconds."""
+    engine.fakes.parked = 100
+    endpoint = engine.endpoint(CircuitPolicy())
+    for command in ("pause", "resume"):
+        await endpoint.command(command)
+    await engine.skip(timedelta(seconds=20))
+    await album.keep("endpoint-released", endpoint.handle)
+
+
 async def endpoint_settings(engine: Engine, album: Album) -> None:
     """Settings changed while the circuit is closed, open, and once more without an announcement."""
     endpoint = engine.endpoint(CircuitPolicy())
@@ -507,6 +517,7 @@ TAKES = (
     taken_up,
     replayed,
     endpoint_cycle,
+    endpoint_released,
     endpoint_stranded,
     endpoint_settings,
     endpoint_deleted,
