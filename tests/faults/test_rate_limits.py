@@ -45,11 +45,11 @@ async def from_two_workers(scene: Scene) -> None:
 
 
 async def for_what_waits_when_it_is_changed(scene: Scene) -> None:
-    before = {"raised": 1, "lifted": 1, "lowered": 25}
+    before = {"raised": 1, "lifted": 1, "lowered": 8}
     endpoints = {name: await scene.endpoint(name, rateLimit=limit) for name, limit in before.items()}
     await scene.publish(36)
     await scene.arrived(2, "raised")
-    await scene.arrived(15, "lowered")
+    await scene.arrived(12, "lowered")
     await asyncio.gather(
         limit_to(scene, endpoints["raised"], 50),
         limit_to(scene, endpoints["lifted"], None),
