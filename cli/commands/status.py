@@ -155,7 +155,8 @@ def _circuits(total: int, not_closed: dict[str, int], bad: Sequence[Endpoint | S
         f"{one['endpointGid']} {one['url'] or visible(one['description'])}".strip() for one in bad[:NAMED]
     )
     look = f"everhook endpoints show {bad[0]['endpointGid']}" if bad else "everhook endpoints list"
-    return warning("endpoints", f"{counts} of {total:,}" + (f": {printable(named)}" if named else ""), look)
+    detail = f"{counts} of {total:,}"
+    return warning("endpoints", f"{detail}: {printable(named)}" if named else detail, look)
 
 
 _CIRCUITS = {"open": "with an open circuit", "halfOpen": "half-open"}

@@ -95,8 +95,7 @@ class DeliveryCreator:
         return rows.accepted()
 
     async def _states(self, connection: AsyncConnection, legs: Sequence[Leg]) -> dict[str, EndpointState]:
-        """The states of the endpoints that exist, by their gids. Those that do not allow sending stay
-        locked."""
+        """The states of the endpoints that exist, by their gids. Those that do not allow sending stay locked."""
         if not legs:
             return {}
         gids = sorted({route.endpoint_gid for _, route in legs})
@@ -132,8 +131,10 @@ class DeliveryCreator:
             parked=state is None,
             subscription_gid=route.subscription_gid,
         )
-        snapshot = _snapshot(delivery, publication, state, moment) if state is not None else None
-        rows.add(publication, row, NewDelivery(delivery, snapshot) if snapshot is not None else None)
+        if state is None:
+            rows.add(publication, row)
+        else:
+            rows.add(publication, row, NewDelivery(delivery, _snapshot(delivery, publication, state, moment)))
 
     def _input(self, publication: Publication, route: Route) -> DeliveryInput:
         if publication.single_attempt:
@@ -153,17 +154,25 @@ class _Share:
     """What one message has of new rows. `new` are to be started; `to_claim` are the endpoints whose consumers have to
     claim a delivery."""
 
+    publication: Publication
     deliveries: list[AcceptedDelivery] = field(default_factory=list)
     new: list[NewDelivery] = field(default_factory=list)
     to_claim: set[str] = field(default_factory=set)
+
+    def accepted(self) -> Accepted:
+        return replace(
+            Accepted.without_deliveries(self.publication),
+            deliveries=tuple(self.deliveries),
+            new=tuple(self.new),
+            queued=frozenset(self.to_claim),
+        )
 
 
 class _Rows:
     """The rows that a transaction inserts."""
 
     def __init__(self, publications: Sequence[Publication]) -> None:
-        self._publications = publications
-        self._shares = {publication.message_gid: _Share() for publication in publications}
+        self._shares = {publication.message_gid: _Share(publication) for publication in publications}
         self._deliveries: list[dict[str, Any]] = []
         self._queued: list[dict[str, Any]] = []
         self._tasks: list[dict[str, Any]] = []
@@ -216,15 +225,7 @@ class _Rows:
 
     def accepted(self) -> list[Accepted]:
         """The messages with their deliveries, in order."""
-        return [
-            replace(
-                Accepted.without_deliveries(publication),
-                deliveries=tuple(self._shares[publication.message_gid].deliveries),
-                new=tuple(self._shares[publication.message_gid].new),
-                queued=frozenset(self._shares[publication.message_gid].to_claim),
-            )
-            for publication in self._publications
-        ]
+        return [share.accepted() for share in self._shares.values()]
 
 
 class _Turns:
