@@ -198,10 +198,10 @@ def _detail(shown: dict[str, Any]) -> Group:
     parts: list[RenderableType] = [show_delivery(cast(Any, shown))]
     if "live" in shown:
         parts.append(_live(shown["live"]))
-    if shown.get("payloadErasedAt") is not None:
-        parts.append(pairs([("\npayload", f"erased at {when(shown['payloadErasedAt'])}")]))
-    elif "payload" in shown:
-        parts += [Text("\npayload", style="dim"), lines(pretty_json(shown["payload"]))]
+    if "payload" in shown:
+        erased_at = shown["payloadErasedAt"]
+        payload = lines(pretty_json(shown["payload"])) if erased_at is None else f"erased at {when(erased_at)}"
+        parts += [Text("\npayload", style="dim"), payload]
     return Group(*parts)
 
 
